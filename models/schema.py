@@ -1,0 +1,119 @@
+"""What a feature, a network and an optimizer are set to; must not know torch, so that reading settings stays cheap."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FeatureKind = Literal["categorical", "multi", "sequence", "numeric", "crossed"]
+Transform = Literal["none", "log", "buckets"]
+Task = Literal["shared", "ctr", "cvr"]
+
+
+class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One input of the model, as the settings name it.
+
+    Args:
+        name: its name; also the path inside `features` (dots descend) unless `path` is given.
+        kind: `categorical` (one id), `multi` (a set of ids, mean of their vectors), `sequence` (ids in order, the
+            newest `max_length` count, mean of their vectors), `numeric` (one number), `crossed` (one id made
+            of the ids of the categorical features named in `inputs`).
+        path: where it stands inside `features`; None is `name`.
+        width: length of its embedding vector; None is `network.embedding_width`. Without meaning for plain numbers.
+        transform: numeric only. `none` is (x - center) / scale, `log` is sign(x) log(1 + |x|) and then the same,
+            `buckets` turns x into an id by `boundaries` and gives it an embedding.
+        boundaries: ascending bucket edges for `buckets`; x falls in bucket i if boundaries[i-1] <= x < boundaries[i].
+        center, scale: subtracted and divided by, after `log`.
+        inputs: the categorical features that a crossed one is made of, two or more.
+        ids_of: another feature whose ids (and rows) this one shares, such as a history of items with the item; None is its own.
+        task: which tower sees it: both, or one alone.
+        max_length: multi and sequence only: longer lists keep their last `max_length` values.
+    """
+
+    name: str
+    kind: FeatureKind
+    path: str | None = None
+    width: int | None = None
+    transform: Transform = "none"
+    boundaries: tuple[float, ...] = ()
+    center: float = 0.0
+    scale: float = 1.0
+    inputs: tuple[str, ...] = ()
+    ids_of: str | None = None
+    task: Task = "shared"
+    max_length: int = 50
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it reaches the network as a vector of a table, not as a plain number."""
+        return self.kind != "numeric" or self.transform == "buckets"
+
+    @property
+    def is_bag(self) -> bool:
+        """Whether it holds any number of ids a row."""
+        return self.kind in ("multi", "sequence")
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Shape and start of the network.
+
+    Args:
+        name: which network of `models/`; only `esmm` so far.
+        objective: `esmm` teaches CVR through the product pCTR * pCVR over all impressions, `composed` on clicks alone.
+        towers: widths of the hidden layers of each tower.
+        embedding_width: length of an embedding vector where the feature does not say.
+        prior_ctr, prior_cvr: where pCTR and pCVR start: the head biases are their logits.
+        max_rows: most rows an embedding table keeps; the least recently touched leave first. None is no limit.
+        seed: every random start comes from it.
+        device: where tables and optimizers live.
+        threads: torch's threads within an operation; results are bit-for-bit equal only at the same number.
+    """
+
+    name: Literal["esmm"] = "esmm"
+    objective: Literal["esmm", "composed"] = "esmm"
+    towers: tuple[int, ...] = (128, 64)
+    embedding_width: int = 8
+    prior_ctr: float = 0.04
+    prior_cvr: float = 0.1
+    max_rows: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 2
+
+
+class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far one step moves the weights.
+
+    Args:
+        embedding_learning_rate: of the per-row Adagrad on embeddings.
+        embedding_initial_accumulator: where Adagrad's sums start. Near zero on purpose: sums are divided by the batch
+            size, so CVR gradients are small and the customary 0.1 would never be outgrown.
+        dense_learning_rate: of Adam on the towers.
+        dense_weight_decay: decoupled (AdamW), per step, times the learning rate.
+        warmup_steps: steps over which both rates grow from 0 to full.
+        decay_half_life_steps: steps after which both rates have halved; None never.
+    """
+
+    embedding_learning_rate: float = 0.02
+    embedding_initial_accumulator: float = 1e-7
+    dense_learning_rate: float = 1e-3
+    dense_weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay_half_life_steps: int | None = None
+
+
+class Safeguards(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a batch is refused instead of learned.
+
+    Args:
+        breaker_ratio: a batch whose mean pCVR over clicked rows exceeds this many times the running OUTCOME rate is refused.
+        breaker_armed_after: positive OUTCOMEs seen before the breaker is armed.
+        loss_limit: a batch whose loss per row (nats) exceeds this is refused as exploding; a NaN or infinity always is.
+        breaker_limit: refused batches after which the run ends.
+    """
+
+    breaker_ratio: float = 5.0
+    breaker_armed_after: int = 50
+    loss_limit: float = 20.0
+    breaker_limit: int = 10

@@ -1,0 +1,1 @@
+"""Offline work on logs and runs: simulate, import, inspect, verify, report."""

@@ -1,0 +1,99 @@
+"""The figures of a run as one value: what metrics.json holds, Prometheus shows and the report draws; computes nothing."""
+
+from __future__ import annotations
+
+import msgspec
+
+SIDE_OUTPUTS = ("dead_letters", "future", "duplicates", "late", "out_of_window", "orphans")
+"""The doors a record that teaches nothing may leave by, in the order in which they are tried."""
+
+
+class TaskMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """How good the predictions of one task were. A figure that has no value (no positives yet, say) is None.
+
+    Args:
+        n: rows scored. sum_p, sum_y: sums of predictions and of labels. sum_log_loss: nats.
+        calibration: sum_p / sum_y. log_loss: nats a row. normalized_entropy: log loss over that of always saying the mean.
+        ece: expected calibration error over equal-mass score bins. auc: from 1,000 logit buckets; auc_error: the
+            most that bucketing can have moved it.
+        reliability: (mean p, mean y, n) of each equal-mass score bin.
+    """
+
+    n: int
+    sum_p: float
+    sum_y: float
+    sum_log_loss: float
+    calibration: float | None
+    log_loss: float | None
+    normalized_entropy: float | None
+    ece: float | None
+    auc: float | None
+    auc_error: float | None
+    reliability: list[tuple[float, float, int]]
+
+
+class HourMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The sums of one task over the impressions of one hour of event time; `hour_ms` is where the hour starts."""
+
+    hour_ms: int
+    task: str
+    whose: str
+    n: int
+    sum_p: float
+    sum_y: float
+    sum_log_loss: float
+    is_complete: bool
+
+
+class RunMetrics(msgspec.Struct, kw_only=True):
+    """Everything counted so far in a run.
+
+    Args:
+        format: version of this structure.
+        watermark_ms: how far event time has come; None before the first record.
+        max_event_time_ms: the largest event time seen; None before the first record.
+        events: records read, by kind: impression, click, conversion, malformed.
+        side_outputs: door -> kind -> records that left by it. Doors as in `SIDE_OUTPUTS`.
+        feature_faults: feature -> values of a wrong type, taken as missing.
+        examples: kind -> examples emitted.
+        open_impressions, open_clicks: impressions still waiting, and those of them that were clicked.
+        remembered_impressions: closed ones remembered so that what follows is called what it is.
+        pending_records: read, but not yet in effect (the watermark has not passed them).
+        held_facts: clicks and conversions that wait for a late impression.
+        open_predictions: predictions that wait for their label.
+        steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches.
+        kappa: mass taught for each click seen (design, "delayed feedback"). last_loss: of the last step, nats a configured row.
+        embedding_rows: rows in the tables.
+        tasks: "ctr", "cvr", "ctcvr" -> whose ("model" or "served") -> lifetime figures over complete hours.
+        hours: the same as sums, by impression hour.
+        delay_edges_ms, delay_counts: histogram of click-to-conversion delays of the OUTCOMEs; the last bin is open-ended.
+        weights_epoch, weights_version: the newest published; 0 before the first.
+        cuts: consistent cuts taken, by the run and those it resumed from.
+    """
+
+    format: int = 1
+    watermark_ms: int | None = None
+    max_event_time_ms: int | None = None
+    events: dict[str, int] = {}
+    side_outputs: dict[str, dict[str, int]] = {}
+    feature_faults: dict[str, int] = {}
+    examples: dict[str, int] = {}
+    open_impressions: int = 0
+    open_clicks: int = 0
+    remembered_impressions: int = 0
+    pending_records: int = 0
+    held_facts: int = 0
+    open_predictions: int = 0
+    steps: int = 0
+    taught: int = 0
+    refused_batches: dict[str, int] = {}
+    kappa: float = 0.0
+    last_loss: float | None = None
+    embedding_rows: int = 0
+    tasks: dict[str, dict[str, TaskMetrics]] = {}
+    hours: list[HourMetrics] = []
+    delay_edges_ms: list[int] = []
+    delay_counts: list[int] = []
+    weights_epoch: int = 0
+    weights_version: int = 0
+    cuts: int = 0
