@@ -1,8 +1,39 @@
-"""What happened, as it was logged."""
+"""What happened, as it was logged: typed records out of bytes, and refusals. Must not know streams, windows or features."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Annotated, Any
+
 import msgspec
+
+from streaming.settings import Fields
+
+SECONDS_BELOW_MS = 100_000_000_000
+"""An event_time_ms below this (3 March 1973) is a time in seconds; nobody logged clicks then."""
+MICROSECONDS_ABOVE_MS = 100_000_000_000_000
+"""An event_time_ms above this (the year 5138) is a time in microseconds."""
+
+EventTimeMs = Annotated[int, msgspec.Meta(ge=SECONDS_BELOW_MS, le=MICROSECONDS_ABOVE_MS)]
+Identifier = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RecordKind(IntEnum):
+    """Which stream a record came by; the order in which equal event times take effect."""
+
+    IMPRESSION = 0
+    CLICK = 1
+    CONVERSION = 2
+
+    @property
+    def stem(self) -> str:
+        """The name of its file or topic: `impressions`, `clicks`, `conversions`."""
+        return self.name.lower() + "s"
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
@@ -14,10 +45,254 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 
 
 class Impression(msgspec.Struct, frozen=True, gc=False):
-    """Something was shown. `features` stays raw bytes (a JSON object, `format` "json") until batching."""
+    """Something was shown. `features` stays raw bytes (a JSON object, format "json") until batching."""
 
-    impression_id: str
-    event_time_ms: int
+    impression_id: Identifier
+    event_time_ms: EventTimeMs
     features: msgspec.Raw
     served: Served | None = None
     join_key: str | None = None
+    """What the state is kept by, where it is not the impression_id."""
+
+
+class Click(msgspec.Struct, frozen=True, gc=False):
+    """An impression was clicked."""
+
+    impression_id: Identifier
+    event_time_ms: EventTimeMs
+    join_key: str | None = None
+
+
+class Conversion(msgspec.Struct, frozen=True, gc=False):
+    """A click became what the advertiser wanted. `value` is what it was worth, in the log's own unit."""
+
+    impression_id: Identifier
+    event_time_ms: EventTimeMs
+    value: float | None = None
+    join_key: str | None = None
+
+
+Fact = Click | Conversion
+Event = Impression | Click | Conversion
+
+
+class Malformed(msgspec.Struct, frozen=True, gc=False):
+    """A record that is no event: why, and what of its envelope could be read."""
+
+    reason: str
+    impression_id: str | None = None
+    event_time_ms: int | None = None
+
+
+_EVENT_OF: dict[RecordKind, type[Impression] | type[Click] | type[Conversion]] = {
+    RecordKind.IMPRESSION: Impression,
+    RecordKind.CLICK: Click,
+    RecordKind.CONVERSION: Conversion,
+}
+
+
+class EventDecoder:
+    """Decodes the records of one stream, in blocks.
+
+    Args:
+        kind: which stream.
+        fields: where its records keep their envelope.
+
+    Example:
+        >>> decoder = EventDecoder(RecordKind.CLICK, Fields())
+        >>> decoder.decode([b'{"impression_id":"a","event_time_ms":1767571200000}'])
+        [Click(impression_id='a', event_time_ms=1767571200000, join_key=None)]
+        >>> decoder.decode([b'{"impression_id":"a","event_time_ms":1767571200}'])[0].reason
+        'event_time_ms is 1767571200, which looks like seconds: set log.clicks.time_unit = "s"'
+    """
+
+    def __init__(self, kind: RecordKind, fields: Fields) -> None:
+        self._kind = kind
+        self._fields = fields
+        self._stem = kind.stem
+        if fields == Fields():
+            self._decode: Callable[[bytes], Event] = msgspec.json.Decoder(_EVENT_OF[kind]).decode
+        else:
+            self._decode = _mapped_decode(kind, fields)
+
+    def decode(self, lines: list[bytes]) -> list[Event | Malformed]:
+        """One event, or the reason why it is none, for each line."""
+        decode = self._decode
+        try:
+            events: list[Event | Malformed] = [decode(line) for line in lines]
+        except (msgspec.DecodeError, ValueError, OverflowError):
+            events = [self._decode_one(line) for line in lines]
+        # msgspec skips over raw features without looking inside their strings, and accepts any JSON there.
+        if not all(map(bytes.isascii, lines)):
+            for index, line in enumerate(lines):
+                if not line.isascii() and not isinstance(events[index], Malformed):
+                    events[index] = _utf8_or_malformed(line, events[index])
+        if self._kind == RecordKind.IMPRESSION:
+            for index, line in enumerate(lines):
+                if b'"features":{' not in line:  # 0.05 us; only what fails this is looked at closely
+                    events[index] = _object_or_malformed(events[index], self._fields.features)
+        return events
+
+    def _decode_one(self, line: bytes) -> Event | Malformed:
+        try:
+            return self._decode(line)
+        except (msgspec.DecodeError, ValueError, OverflowError) as error:
+            return self._refuse(line, str(error))
+
+    def _refuse(self, line: bytes, reason: str) -> Malformed:
+        try:
+            record = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return Malformed(f"not JSON: {error}")
+        if not isinstance(record, dict):
+            return Malformed(f"not a JSON object but {type(record).__name__}")
+        found_id = _at(record, self._fields.impression_id)
+        found_time = _at(record, self._fields.event_time)
+        impression_id = found_id if isinstance(found_id, str) else None
+        event_time_ms: int | None = None
+        try:
+            event_time_ms = _to_ms(found_time, self._fields.time_unit)
+        except ValueError as error:
+            reason = f"{self._fields.event_time}: {error}"
+        if event_time_ms is not None and event_time_ms < SECONDS_BELOW_MS:
+            reason = _looks_like(self._fields, self._stem, found_time, "seconds", "s")
+        elif event_time_ms is not None and event_time_ms > MICROSECONDS_ABOVE_MS:
+            reason = _looks_like(self._fields, self._stem, found_time, "microseconds", "us")
+        return Malformed(reason.replace(" - at `$.", " at `"), impression_id, event_time_ms)
+
+
+def _looks_like(fields: Fields, stem: str, value: object, unit: str, code: str) -> str:
+    reason = f"{fields.event_time} is {value}, which looks like {unit}"
+    return (
+        f'{reason}: set log.{stem}.time_unit = "{code}"'
+        if fields.time_unit == "ms"
+        else f"{reason} after log.{stem}.time_unit"
+    )
+
+
+def _utf8_or_malformed(line: bytes, event: Event | Malformed) -> Event | Malformed:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        assert not isinstance(event, Malformed)
+        return Malformed(f"not UTF-8: {error.reason} at byte {error.start}", event.impression_id, event.event_time_ms)
+    return event
+
+
+def _object_or_malformed(event: Event | Malformed, path: str) -> Event | Malformed:
+    if isinstance(event, Impression) and not bytes(event.features).startswith(b"{"):
+        return Malformed(f"{path} must be a JSON object", event.impression_id, event.event_time_ms)
+    return event
+
+
+def _at(record: Any, path: str) -> Any:
+    """What stands at a path of dotted names; None where there is nothing."""
+    if isinstance(record, dict) and path in record:
+        return record[path]
+    for name in path.split("."):
+        if not isinstance(record, dict):
+            return None
+        record = record.get(name)
+    return record
+
+
+def _to_ms(value: Any, unit: str) -> int:
+    """A logged time as UTC epoch milliseconds: microseconds rounded down, fractions of a second to the nearest.
+
+    Raises:
+        ValueError: `value` is no time in `unit`.
+    """
+    if unit == "iso8601":
+        if not isinstance(value, str):
+            raise ValueError(f"expected an ISO 8601 text, got {value!r}")
+        when = datetime.fromisoformat(value)
+        return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+    if isinstance(value, bool) or not isinstance(value, int | float) or (unit != "s" and isinstance(value, float)):
+        raise ValueError(f"expected a whole number of {unit}, got {value!r}")
+    if value != value or abs(value) > 1e19:
+        raise ValueError(f"expected a time in {unit}, got {value!r}")
+    if unit == "s":
+        return round(value * 1000)
+    return int(value) // 1000 if unit == "us" else int(value)
+
+
+def _mapped_decode(kind: RecordKind, fields: Fields) -> Callable[[bytes], Event]:
+    """A decoder for logs with other names, paths or units: slower (about 3 us a record), the same events and refusals."""
+    raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+    convert = msgspec.convert
+    event_type = _EVENT_OF[kind]
+
+    def read(record: dict[str, msgspec.Raw], path: str) -> msgspec.Raw | None:
+        if path in record:
+            return record[path]
+        *outer, last = path.split(".")
+        for name in outer:
+            if name not in record:
+                return None
+            record = raw(record[name])
+        return record.get(last)
+
+    def value(record: dict[str, msgspec.Raw], path: str) -> Any:
+        found = read(record, path)
+        return None if found is None else msgspec.json.decode(found)
+
+    def decode(line: bytes) -> Event:
+        record = raw(line)
+        envelope: dict[str, Any] = {
+            "impression_id": value(record, fields.impression_id),
+            "event_time_ms": _to_ms(value(record, fields.event_time), fields.time_unit),
+            "join_key": None if fields.join_key is None else value(record, fields.join_key),
+        }
+        if kind == RecordKind.CONVERSION:
+            envelope["value"] = value(record, fields.value)
+        if kind == RecordKind.IMPRESSION:
+            envelope["served"] = value(record, fields.served)
+            features = read(record, fields.features)
+            if features is None:
+                raise msgspec.ValidationError(f"Object missing required field `{fields.features}`")
+            checked = convert(envelope | {"features": msgspec.Raw(b"{}")}, Impression)
+            return Impression(checked.impression_id, checked.event_time_ms, features, checked.served, checked.join_key)
+        return convert(envelope, event_type)
+
+    return decode
+
+
+class PackedEvent(msgspec.Struct, frozen=True, array_like=True):
+    """An event as a value that msgpack can carry, its raw features byte for byte."""
+
+    kind: RecordKind
+    impression_id: str
+    event_time_ms: int
+    join_key: str | None
+    features: bytes = b""
+    served: Served | None = None
+    value: float | None = None
+
+
+def pack(event: Event) -> PackedEvent:
+    """The event as a value; `unpack` gives it back."""
+    if isinstance(event, Impression):
+        return PackedEvent(
+            RecordKind.IMPRESSION,
+            event.impression_id,
+            event.event_time_ms,
+            event.join_key,
+            bytes(event.features),
+            event.served,
+        )
+    if isinstance(event, Click):
+        return PackedEvent(RecordKind.CLICK, event.impression_id, event.event_time_ms, event.join_key)
+    return PackedEvent(
+        RecordKind.CONVERSION, event.impression_id, event.event_time_ms, event.join_key, value=event.value
+    )
+
+
+def unpack(packed: PackedEvent) -> Event:
+    """The event that `pack` was given."""
+    if packed.kind == RecordKind.IMPRESSION:
+        return Impression(
+            packed.impression_id, packed.event_time_ms, msgspec.Raw(packed.features), packed.served, packed.join_key
+        )
+    if packed.kind == RecordKind.CLICK:
+        return Click(packed.impression_id, packed.event_time_ms, packed.join_key)
+    return Conversion(packed.impression_id, packed.event_time_ms, packed.value, packed.join_key)

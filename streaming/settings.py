@@ -25,7 +25,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the settings file."""
 
 
-class Fields(Section):
+class Fields(Section, frozen=True):
     """Where one kind of record keeps its envelope. A value is a path: dots descend into objects."""
 
     impression_id: str = "impression_id"
@@ -38,7 +38,7 @@ class Fields(Section):
     value: str = "value"
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """How other people's logs call things."""
 
     impressions: Fields = Fields()
@@ -46,7 +46,7 @@ class Log(Section):
     conversions: Fields = Fields()
 
 
-class Windows(Section):
+class Windows(Section, frozen=True):
     """How long a fact may come after the one it follows. Both ends count."""
 
     click_window_ms: int = 900_000  # 15 min: nearly every click comes while the page is open
@@ -54,7 +54,7 @@ class Windows(Section):
     attribution_window_ms: int = 604_800_000  # 7 d: after it a click without conversion is a real negative
 
 
-class EventTime(Section):
+class EventTime(Section, frozen=True):
     """How disordered the streams may be."""
 
     out_of_orderness_ms: int = 10_000  # how far behind its stream's newest a record may be and still be on time
@@ -66,13 +66,13 @@ class EventTime(Section):
     stall_hold_ms: int = 21_600_000  # 6 h of event time: how long a dead click stream holds the watermark
 
 
-class Labels(Section):
+class Labels(Section, frozen=True):
     """Which examples a joined impression yields."""
 
     method: str = "mature"  # a row of streaming/label.py: mature, window, oracle
 
 
-class Batching(Section):
+class Batching(Section, frozen=True):
     """When examples become a batch. Part of the result: the same log in other batches gives other weights."""
 
     batch_size: int = 2048  # also what sums are divided by, however many rows are present
@@ -81,7 +81,7 @@ class Batching(Section):
     kappa_half_life_ms: int = 43_200_000  # 12 h of event time: how fast the mass-per-click ratio forgets
 
 
-class Cuts(Section):
+class Cuts(Section, frozen=True):
     """When the run can be taken up again, and what it publishes."""
 
     cut_interval_ms: int = 600_000  # 10 min of event time; cuts, and publishing, happen at multiples of it
@@ -89,8 +89,8 @@ class Cuts(Section):
     versions_kept: int = 10  # published weights; older ones are deleted
 
 
-class Settings(Section):
-    """All settings of a run: one TOML file, one table a section.
+class Settings(Section, frozen=True):
+    r"""All settings of a run: one TOML file, one table a section.
 
     Raises:
         SettingsError: a rule between settings is broken.
@@ -98,7 +98,7 @@ class Settings(Section):
     Example:
         >>> Settings().windows.click_window_ms
         900000
-        >>> parse("[windows]\\nclick_window_ms = -1")
+        >>> parse("[windows]\nclick_window_ms = -1")
         Traceback (most recent call last):
         ...
         streaming.settings.SettingsError: windows.click_window_ms must not be negative (got -1): set it to 0 or more milliseconds
@@ -158,7 +158,9 @@ def _check_ranges(settings: Settings) -> None:
     for key in ("prior_ctr", "prior_cvr"):
         prior = getattr(settings.network, key)
         if not 0 < prior < 1:
-            raise SettingsError(f"network.{key} must lie between 0 and 1 (got {prior}): it is a probability, the head bias is its logit")
+            raise SettingsError(
+                f"network.{key} must lie between 0 and 1 (got {prior}): it is a probability, the head bias is its logit"
+            )
     if any(width < 1 for width in settings.network.towers):
         raise SettingsError(f"network.towers must hold widths of 1 or more (got {list(settings.network.towers)})")
 
@@ -198,13 +200,19 @@ def _check_features(settings: Settings) -> None:
         if feature.scale == 0:
             raise SettingsError(f"{where}.scale must not be 0: values are divided by it")
         if feature.kind != "numeric" and feature.transform != "none":
-            raise SettingsError(f"{where}.transform is for numeric features (got {feature.transform!r} on {feature.kind!r})")
+            raise SettingsError(
+                f"{where}.transform is for numeric features (got {feature.transform!r} on {feature.kind!r})"
+            )
         if list(feature.boundaries) != sorted(set(feature.boundaries)):
             raise SettingsError(f"{where}.boundaries must ascend without repeats (got {list(feature.boundaries)})")
         if (feature.transform == "buckets") != bool(feature.boundaries):
-            raise SettingsError(f'{where}: transform = "buckets" and boundaries belong together, one was given without the other')
+            raise SettingsError(
+                f'{where}: transform = "buckets" and boundaries belong together, one was given without the other'
+            )
         if (feature.kind == "crossed") != bool(feature.inputs):
-            raise SettingsError(f'{where}: kind = "crossed" and inputs belong together, one was given without the other')
+            raise SettingsError(
+                f'{where}: kind = "crossed" and inputs belong together, one was given without the other'
+            )
     for feature in settings.features:
         where = f"features.{feature.name}"
         if feature.inputs and len(feature.inputs) < 2:
@@ -215,13 +223,15 @@ def _check_features(settings: Settings) -> None:
         if feature.ids_of is not None:
             other = by_name.get(feature.ids_of)
             if other is None or other.kind not in ("categorical", "multi", "sequence"):
-                raise SettingsError(f"{where}.ids_of names {feature.ids_of!r}, which is no feature with ids in these settings")
+                raise SettingsError(
+                    f"{where}.ids_of names {feature.ids_of!r}, which is no feature with ids in these settings"
+                )
             if other.ids_of is not None or other.width != feature.width:
                 raise SettingsError(f"{where}.ids_of: {feature.ids_of!r} must have ids of its own and the same width")
 
 
 def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = "settings") -> Settings:
-    """The settings in a TOML text, overridden by `AFTERCLICK_SECTION__KEY` in `environ`.
+    r"""The settings in a TOML text, overridden by `AFTERCLICK_SECTION__KEY` in `environ`.
 
     Args:
         text: TOML.
@@ -232,7 +242,7 @@ def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
         SettingsError: no TOML, an unknown key, a wrong type, or a broken rule.
 
     Example:
-        >>> parse("[batching]\\nbatch_size = 512", {"AFTERCLICK_BATCHING__BATCH_SIZE": "64"}).batching.batch_size
+        >>> parse("[batching]\nbatch_size = 512", {"AFTERCLICK_BATCHING__BATCH_SIZE": "64"}).batching.batch_size
         64
     """
     try:
@@ -269,7 +279,9 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SettingsError(f"--config {path} does not exist; `afterclick init LOG > {path}` writes one from a look at a log") from None
+        raise SettingsError(
+            f"--config {path} does not exist; `afterclick init LOG > {path}` writes one from a look at a log"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--config {path} cannot be read: {error}") from error
     return parse(text, environ, source=str(path))

@@ -1,0 +1,102 @@
+"""What the join knows of an impression and says about it, as values. Must not know how it was found out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from streaming.events import Impression, PackedEvent, pack, unpack
+from streaming.pending import PackedRecord, Record
+from streaming.remembered import LeftSnapshot
+
+Door = Literal["late", "orphans", "duplicates", "out_of_window"]
+
+CLICK_SLOT = 0
+"""The slot that is due when an impression's click window closes; its order before all others is part of the contract."""
+
+
+class JoinedImpression(msgspec.Struct, gc=False):
+    """An impression and what has come to it.
+
+    Args:
+        click_ms, conversion_ms: when the first of each counts as having happened.
+        click_known_ms, conversion_known_ms: when it took effect here: its event time, or the watermark that a late one met.
+    """
+
+    impression: Impression
+    click_ms: int | None = None
+    click_known_ms: int | None = None
+    conversion_ms: int | None = None
+    conversion_known_ms: int | None = None
+    value: float | None = None
+
+
+class Due(msgspec.Struct, frozen=True, gc=False):
+    """Something about a joined impression is due: at `due_ms` in event time, for the policy's slot `slot`."""
+
+    due_ms: int
+    slot: int
+    joined: JoinedImpression
+
+
+class Side(msgspec.Struct, frozen=True, gc=False):
+    """A record that leaves by a side door, with the reason."""
+
+    door: Door
+    reason: str
+    record: Record
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """What is due about a clicked impression, as slots: how long after the click each is, and those due at the conversion."""
+
+    after_click_ms: tuple[tuple[int, int], ...]
+    at_conversion: tuple[int, ...] = ()
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """How long things may take, in milliseconds of event time; as in the settings."""
+
+    click_ms: int
+    attribution_ms: int
+    clock_skew_ms: int
+    orphan_hold_ms: int
+
+
+class PackedJoined(msgspec.Struct, frozen=True, array_like=True):
+    """A `JoinedImpression` as a value that msgpack can carry."""
+
+    impression: PackedEvent
+    click_ms: int | None
+    click_known_ms: int | None
+    conversion_ms: int | None
+    conversion_known_ms: int | None
+    value: float | None
+
+
+class JoinSnapshot(msgspec.Struct, frozen=True):
+    """The state of a `Join` as a value; `opened`, `closing` and `timers` point into `impressions`."""
+
+    watermark_ms: int | None
+    impressions: list[PackedJoined]
+    opened: list[int]
+    closing: list[int]
+    timers: list[tuple[int, int, int]]
+    remembered: LeftSnapshot
+    held: list[tuple[str, PackedRecord]]
+    pending: list[PackedRecord]
+
+
+def pack_joined(joined: JoinedImpression) -> PackedJoined:
+    """The joined impression as a value; `unpack_joined` gives it back."""
+    impression, *facts = msgspec.structs.astuple(joined)
+    return PackedJoined(pack(impression), *facts)
+
+
+def unpack_joined(packed: PackedJoined) -> JoinedImpression:
+    """The joined impression that `pack_joined` was given."""
+    impression, *facts = msgspec.structs.astuple(packed)
+    event = unpack(impression)
+    assert isinstance(event, Impression)
+    return JoinedImpression(event, *facts)
