@@ -173,6 +173,12 @@ def _check_relations(settings: Settings) -> None:
             f"(got {windows.attribution_window_ms} < {windows.observation_window_ms}): "
             "a click would be closed before its first label; lengthen the one or shorten the other"
         )
+    if windows.attribution_window_ms < windows.click_window_ms:
+        raise SettingsError(
+            "windows.attribution_window_ms must be at least windows.click_window_ms "
+            f"(got {windows.attribution_window_ms} < {windows.click_window_ms}): "
+            "a click's outcome would be final before the click itself is told"
+        )
     if time.alignment_ms <= time.out_of_orderness_ms:
         raise SettingsError(
             "event_time.alignment_ms must exceed event_time.out_of_orderness_ms "

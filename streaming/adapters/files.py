@@ -54,7 +54,7 @@ def find_parts(log: Path) -> dict[RecordKind, list[Path]]:
     return parts
 
 
-def read_lines(path: Path, place: Place) -> Iterator[Lines]:
+def read_lines(path: Path, place: Place, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
     """The lines of one file from a place on, in blocks. A last line without an end counts.
 
     Raises:
@@ -72,7 +72,7 @@ def read_lines(path: Path, place: Place) -> Iterator[Lines]:
                 stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
             else:
                 stream = raw
-            yield from _split(stream, place)
+            yield from _split(stream, place, block_bytes)
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise LogError(
             f"{path} is damaged or cut off ({error}): repair or remove it; records before the damage were read"
@@ -81,10 +81,10 @@ def read_lines(path: Path, place: Place) -> Iterator[Lines]:
         raise LogError(f"{path} cannot be read: {error}") from error
 
 
-def _split(stream: BinaryIO, place: Place) -> Iterator[Lines]:
+def _split(stream: BinaryIO, place: Place, block_bytes: int) -> Iterator[Lines]:
     stream.seek(place.start)
     number, start, rest = place.line, place.start, b""
-    while chunk := stream.read(BLOCK_BYTES):
+    while chunk := stream.read(block_bytes):
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
         if lines:

@@ -1,0 +1,260 @@
+"""Embedding rows that appear with their ids, learn, and may leave again; must not know features, towers or losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.batch import Float32, Int64
+from models.id_index import IdIndex
+from models.optimizers import adagrad_
+
+_START_SCALE = np.float32(
+    0.01
+)  # start vectors are uniform within +-this: a new id says little, yet no two say the same
+_LEAST_CAPACITY = 1024  # rows
+_QUEUED_SHARE = 256  # one row in so many at least is queued for eviction at once, so that sorting by age stays rare
+_ROW_BITS = 32  # of an entry of that queue: touched << 32 | row
+_ROW = (1 << _ROW_BITS) - 1
+
+_Integer = TypeVar("_Integer", np.int32, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the ids of a batch stand in a table. U is how many different ones there are.
+
+    Args:
+        rows: (U,) row of each different id; one that is not in the table has the row count plus its place in `new_ids`.
+        new_ids: ids that are not in the table, in order of first appearance.
+        inverse: (n,) which of the U each position of the batch has.
+    """
+
+    rows: Int64
+    new_ids: Int64
+    inverse: torch.Tensor
+
+
+def start_vectors(ids: Int64, *, width: int, seed: int) -> Float32:
+    """The vectors that ids begin with, from nothing but id and seed: (n,) -> (n, width).
+
+    Example:
+        >>> bool((start_vectors(np.array([5]), width=4, seed=1) == start_vectors(np.array([9, 5]), width=4, seed=1)[1]).all())
+        True
+
+    Source:
+        Steele et al., "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (SplitMix64).
+    """
+    with np.errstate(over="ignore"):
+        start = _mix(ids.view(np.uint64) ^ _mix(np.array([seed % 2**64], np.uint64)))
+        step = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        bits = _mix(start[:, None] + step) >> np.uint64(40)  # (n, width), 24 bits: as many as a float32 holds
+    vectors: Float32 = bits.astype(np.float32) * np.float32(2**-23) - np.float32(1)
+    return vectors * _START_SCALE
+
+
+def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+class Table:
+    """Vectors of one width, a row an id, without collisions; rows are numbered in order of first appearance.
+
+    Looking up changes nothing: an id without a row is answered with the vector it would start from. Only `learn` makes
+    rows. Where `max_rows` is reached, the ids whose last batch is longest ago (of equals, the lowest row) hand theirs on;
+    ids of the batch itself stay, and a batch that needs more than `max_rows` gets them.
+
+    Args:
+        width: D, length of a vector.
+        seed: of start vectors.
+        initial_sum: where the sums of Adagrad start.
+        max_rows: most rows kept; None is no limit.
+        device: where vectors and sums live. Ids and bookkeeping stay with the CPU.
+    """
+
+    def __init__(self, *, width: int, seed: int, initial_sum: float, max_rows: int | None, device: str) -> None:
+        self.width = width
+        self._seed = seed
+        self._initial_sum = initial_sum
+        self._max_rows = max_rows
+        self._device = device
+        self._clear()
+
+    def _clear(self) -> None:
+        self._count = 0
+        self._index = IdIndex()
+        self._ids: Int64 = np.zeros(0, np.int64)
+        self._touched: npt.NDArray[np.int32] = np.zeros(0, np.int32)  # step that last learned each row
+        self._vectors = torch.zeros(0, self.width, device=self._device)
+        self._sums = torch.zeros(0, self.width, device=self._device)
+        self._scratch: npt.NDArray[np.int32] = np.zeros(0, np.int32)  # no state: written before it is read
+        self._queue: Int64 = np.zeros(
+            0, np.int64
+        )  # rows to evict next, oldest first; no state: what was touched since is skipped
+        self._evicted: list[Int64] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def ids(self) -> Int64:
+        """(rows,) the id of each row."""
+        return self._ids[: self._count]
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """(rows, D) the vector of each row, on the table's device; a view."""
+        return self._vectors[: self._count]
+
+    def look_up(self, ids: Int64) -> Places:
+        """Where ids stand: (n,) -> places of the U different ones."""
+        rows = self._index.find(ids)
+        absent = np.flatnonzero(rows < 0)
+        new_ids = ids[:0]
+        if len(absent):
+            found, first, which = np.unique(ids[absent], return_index=True, return_inverse=True)
+            order = np.argsort(first)
+            rank = np.empty_like(order)
+            rank[order] = np.arange(len(order))
+            rows[absent] = self._count + rank[which]
+            new_ids = found[order]
+        return self._distinct(rows, new_ids)
+
+    def _distinct(self, rows: Int64, new_ids: Int64) -> Places:
+        # A sort of 41k rows takes 3 ms; writing each position to a slot of its row and reading it back takes .4 ms.
+        if len(self._scratch) < self._count + len(new_ids):
+            self._scratch = np.zeros(2 * (self._count + len(new_ids)), np.int32)
+        positions = np.arange(len(rows), dtype=np.int32)
+        self._scratch[rows] = positions
+        distinct = rows[self._scratch[rows] == positions]  # (U,), one position wins in each slot
+        self._scratch[distinct] = positions[: len(distinct)]
+        return Places(distinct, new_ids, torch.from_numpy(self._scratch[rows].astype(np.int64)).to(self._device))
+
+    def read(self, places: Places) -> torch.Tensor:
+        """The vectors of the different ids, a copy: (U, D)."""
+        return self._gather(self._vectors, places, start_vectors(places.new_ids, width=self.width, seed=self._seed))
+
+    def learn(self, places: Places, vectors: torch.Tensor, gradient: torch.Tensor, *, rate: float, step: int) -> None:
+        """Gives new ids their rows and moves all rows of a batch by Adagrad.
+
+        Args:
+            places: of the batch, with nothing learned since they were looked up.
+            vectors: (U, D) what `read` gave for them; overwritten with the result.
+            gradient: (U, D) of the batch, summed over the positions that share a row.
+            rate: learning rate.
+            step: number of this step, from 1; rows remember it.
+        """
+        sums = self._gather(
+            self._sums, places, np.full((len(places.new_ids), self.width), self._initial_sum, np.float32)
+        )
+        rows = self._admit(places, step)
+        adagrad_(vectors, sums, gradient, rate=rate)
+        at = torch.from_numpy(rows).to(self._device)
+        self._vectors.index_copy_(0, at, vectors)
+        self._sums.index_copy_(0, at, sums)
+        self._touched[rows] = step
+
+    def _gather(self, stored: torch.Tensor, places: Places, fresh: Float32) -> torch.Tensor:
+        """Rows of `stored`, and of `fresh` (new ids, D) where the id is new."""
+        if not len(places.new_ids):
+            return stored.index_select(0, torch.from_numpy(places.rows).to(self._device))
+        is_new = places.rows >= self._count
+        gathered = torch.empty(len(places.rows), self.width, device=self._device)
+        known, new = (torch.from_numpy(np.flatnonzero(mask)).to(self._device) for mask in (~is_new, is_new))
+        gathered[known] = stored[torch.from_numpy(places.rows[~is_new]).to(self._device)]
+        gathered[new] = torch.from_numpy(fresh[places.rows[is_new] - self._count]).to(self._device)
+        return gathered
+
+    def _admit(self, places: Places, step: int) -> Int64:
+        """Makes rows for the new ids; the rows of all of `places`, now final: (U,)."""
+        is_new = places.rows >= self._count
+        self._touched[places.rows[~is_new]] = step
+        if not len(places.new_ids):
+            return places.rows
+        room = len(places.new_ids) if self._max_rows is None else max(0, self._max_rows - self._count)
+        freed = self._evict(len(places.new_ids) - room, step)
+        added = len(places.new_ids) - len(freed)
+        self._reserve(self._count + added)
+        new_rows = np.concatenate([freed, np.arange(self._count, self._count + added)])
+        rows = places.rows.copy()
+        rows[is_new] = new_rows[rows[is_new] - self._count]
+        self._ids[new_rows] = places.new_ids
+        self._touched[new_rows] = step
+        self._index.insert(places.new_ids, new_rows)
+        self._count += added
+        return rows
+
+    def _evict(self, wanted: int, step: int) -> Int64:
+        """Up to `wanted` rows, those untouched for longest first, none of them touched in this step."""
+        if wanted <= 0:
+            return np.zeros(0, np.int64)
+        self._queue = self._queue[self._touched[self._queue & _ROW] == self._queue >> _ROW_BITS]
+        if len(self._queue) < wanted:
+            ages = self._touched[: self._count].astype(np.int64) << _ROW_BITS | np.arange(self._count)
+            picked = min(max(wanted, self._count // _QUEUED_SHARE), self._count)
+            oldest = np.sort(np.partition(ages, picked - 1)[:picked])
+            self._queue = oldest[oldest >> _ROW_BITS < step]
+        rows = self._queue[:wanted] & _ROW
+        self._queue = self._queue[wanted:]
+        self._index.remove(self._ids[rows])
+        self._evicted.append(self._ids[rows])
+        return rows
+
+    def _reserve(self, rows: int) -> None:
+        if rows <= len(self._ids):
+            return
+        capacity = max(_LEAST_CAPACITY, 2 * len(self._ids), rows)
+        self._ids = _grown(self._ids, capacity)
+        self._touched = _grown(self._touched, capacity)
+        for name in ("_vectors", "_sums"):
+            grown = torch.empty(capacity, self.width, device=self._device)
+            grown[: self._count] = getattr(self, name)[: self._count]
+            setattr(self, name, grown)
+
+    def touched_since(self, step: int) -> Int64:
+        """The rows, ascending, that a later step than this one has learned."""
+        return np.flatnonzero(self._touched[: self._count] > step)
+
+    def take_evicted(self) -> Int64:
+        """The ids that left since this was last asked and have not come back, in the order in which they left."""
+        left = np.concatenate([*self._evicted, np.zeros(0, np.int64)])
+        self._evicted = []
+        _, last = np.unique(left[::-1], return_index=True)
+        left = left[np.sort(len(left) - 1 - last)]
+        return left[self._index.find(left) < 0]
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """All of its state, as CPU copies."""
+        return {
+            "ids": torch.from_numpy(self._ids[: self._count].copy()),
+            "touched": torch.from_numpy(self._touched[: self._count].copy()),
+            "vectors": self.vectors.to("cpu", copy=True),
+            "sums": self._sums[: self._count].to("cpu", copy=True),
+            "evicted": torch.from_numpy(np.concatenate([*self._evicted, np.zeros(0, np.int64)])),
+        }
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Takes back what `snapshot` gave, in place of all that is here."""
+        self._clear()
+        count = len(tensors["ids"])
+        self._reserve(count)
+        self._ids[:count] = tensors["ids"].numpy()
+        self._touched[:count] = tensors["touched"].numpy()
+        self._vectors[:count] = tensors["vectors"].to(self._device)
+        self._sums[:count] = tensors["sums"].to(self._device)
+        self._index.insert(self._ids[:count], np.arange(count))
+        self._evicted = [tensors["evicted"].numpy().copy()]
+        self._count = count
+
+
+def _grown(array: npt.NDArray[_Integer], capacity: int) -> npt.NDArray[_Integer]:
+    grown = np.zeros(capacity, array.dtype)
+    grown[: len(array)] = array
+    return grown

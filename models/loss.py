@@ -1,0 +1,81 @@
+"""What a wrong prediction costs, in nats; must not know networks, weights of methods or how a label was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import logsigmoid
+
+
+def ctr_loss(ctr_logit: torch.Tensor, unclicked: torch.Tensor, clicked: torch.Tensor) -> torch.Tensor:
+    """The cross entropy of pCTR summed over the rows that show whether there was a click.
+
+    Args:
+        ctr_logit: (B,) any real number.
+        unclicked: (B,) 1.0 on rows that teach that there was none, else 0.0.
+        clicked: (B,) 1.0 on rows that teach that there was one, else 0.0.
+    """
+    return -(clicked * logsigmoid(ctr_logit) + unclicked * logsigmoid(-ctr_logit)).sum()
+
+
+def product_loss(
+    ctr_logit: torch.Tensor, cvr_logit: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
+) -> torch.Tensor:
+    """The sum over the rows of positive * -log(pCTR pCVR) + negative * -log(1 - pCTR pCVR).
+
+    The product is taken in log space: log p = log s(a) + log s(b), and log(1 - p) = log(s(-a) + s(a) s(-b)). Multiplied
+    as float32 sigmoids, logits of 20 give log(1 - p) = -inf (true value -19.3).
+
+    Args:
+        ctr_logit: (B,) any real number.
+        cvr_logit: (B,) any real number.
+        positive: (B,) weight a+ of each row, a constant: no gradient flows through it.
+        negative: (B,) weight a- of each row, likewise.
+
+    Example:
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> round(product_loss(zero, zero, one, zero).item(), 3), round(product_loss(zero, zero, zero, one).item(), 3)
+        (1.386, 0.288)
+
+    Source:
+        Ma et al., "Entire Space Multi-Task Model", SIGIR 2018, arXiv:1804.07931.
+    """
+    log_ctr = logsigmoid(ctr_logit)
+    log_product = log_ctr + logsigmoid(cvr_logit)
+    log_rest = torch.logaddexp(logsigmoid(-ctr_logit), log_ctr + logsigmoid(-cvr_logit))
+    return -(positive.detach() * log_product + negative.detach() * log_rest).sum()
+
+
+def composed_loss(
+    ctr_logit: torch.Tensor, cvr_logit: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
+) -> torch.Tensor:
+    """The sum over the rows of positive * -log pCVR + negative * -log(1 - pCVR); pCTR has no part in it.
+
+    Args:
+        ctr_logit: not used: it keeps the objectives of one form.
+        cvr_logit: (B,) any real number.
+        positive: (B,) weight a+ of each row, a constant: no gradient flows through it.
+        negative: (B,) weight a- of each row, likewise.
+    """
+    return -(positive.detach() * logsigmoid(cvr_logit) + negative.detach() * logsigmoid(-cvr_logit)).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """How conversions are taught.
+
+    Args:
+        loss: of ctr_logit, cvr_logit, positive and negative, (B,) each.
+        counts_unclicked: whether rows without a click teach it too, as negatives of weight kappa.
+    """
+
+    loss: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    counts_unclicked: bool
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "esmm": Objective(product_loss, counts_unclicked=True),
+    "composed": Objective(composed_loss, counts_unclicked=False),
+}

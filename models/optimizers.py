@@ -1,0 +1,89 @@
+"""How gradients move weights: Adagrad on embedding rows, Adam on dense layers, one schedule; must not know a network."""
+
+from __future__ import annotations
+
+import torch
+
+from models.layers.parameters import Parameters
+from models.schema import Optimizer
+
+_ADAGRAD_EPSILON = 1e-10  # keeps 0 / 0 away from rows whose sums start at 0; torch.optim.Adagrad's own
+
+
+def adagrad_(vectors: torch.Tensor, sums: torch.Tensor, gradient: torch.Tensor, *, rate: float) -> None:
+    """One step of Adagrad on some rows, in place.
+
+    A sum is kept for every element, not one for a row: CTR gradients are some twenty times those of CVR, and a
+    sum that they share would hold the directions that serve CVR at the pace that CTR needs.
+
+    Args:
+        vectors: (U, D) the rows' weights.
+        sums: (U, D) their squared gradients so far.
+        gradient: (U, D) of the whole batch: what several positions say of one row is added up before it is squared.
+        rate: learning rate of this step.
+
+    Source:
+        Duchi et al., "Adaptive Subgradient Methods", JMLR 2011; rows without gradient stay as in `torch.optim.Adagrad`
+        with sparse gradients.
+    """
+    sums.addcmul_(gradient, gradient)
+    vectors.addcdiv_(gradient, sums.sqrt().add_(_ADAGRAD_EPSILON), value=-rate)
+
+
+def schedule(optimizer: Optimizer, step: int) -> float:
+    """What both learning rates are multiplied by at a step, counted from 1.
+
+    Example:
+        >>> settings = Optimizer(warmup_steps=4, decay_half_life_steps=100)
+        >>> [schedule(settings, step) for step in (1, 2)], round(schedule(settings, 101), 3)
+        ([0.25, 0.49654...], 0.5)
+    """
+    warmup = min(1.0, step / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
+    half_life = optimizer.decay_half_life_steps
+    return warmup * (0.5 ** ((step - 1) / half_life) if half_life is not None else 1.0)
+
+
+class DenseAdam:
+    """Adam with decoupled weight decay over all dense weights as two flat vectors; biases do not decay.
+
+    A head's bias carries the prior rate: pulling it to 0 would pull predictions to a half.
+
+    Source:
+        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+
+    def __init__(self, parameters: Parameters, *, weight_decay: float) -> None:
+        self._flat = {"matrices": parameters.matrices, "vectors": parameters.vectors}
+        self._adam = torch.optim.AdamW(
+            [
+                {"params": [parameters.matrices], "weight_decay": weight_decay},
+                {"params": [parameters.vectors], "weight_decay": 0.0},
+            ],
+            fused=True,
+        )
+        for flat in self._flat.values():
+            self._adam.state[flat] = {
+                "step": torch.zeros((), device=flat.device),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+            }
+
+    def step(self, *, rate: float) -> None:
+        """Moves the weights by the gradients that stand in `Parameters`."""
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.step()
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Its running means, by name, as CPU copies."""
+        return {
+            f"adam.{name}.{key}": value.detach().to("cpu", copy=True)
+            for name, flat in self._flat.items()
+            for key, value in self._adam.state[flat].items()
+        }
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes back what `snapshot` gave."""
+        for name, flat in self._flat.items():
+            for key, value in self._adam.state[flat].items():
+                value.copy_(tensors[f"adam.{name}.{key}"])

@@ -1,0 +1,269 @@
+"""All that a run knows about one impression, in the order of time; must not know how the run came to it, nor how to print it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from streaming.adapters.files import LogError, find_parts, read_lines
+from streaming.arrivals import Place
+from streaming.events import Conversion, EventDecoder, Impression, Malformed, RecordKind
+from streaming.lab.durations import in_words, utc
+from streaming.lab.sampling import decode_any
+from streaming.metrics import SIDE_OUTPUTS, RunMetrics
+from streaming.outputs import ExampleLine, SideLine
+from streaming.scoring import Prediction
+from streaming.settings import Settings, load
+
+EXAMPLES, PREDICTIONS = "examples.jsonl.zst", "predictions.jsonl.zst"
+
+T = TypeVar("T")
+
+
+class ExplainError(ValueError):
+    """There is nothing to explain; the message names the run, the impression and where else to look."""
+
+
+class LoggedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of the log that carries the id: `at` is file:line."""
+
+    kind: str
+    at: str
+    event_time_ms: int
+    record: str
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """A line of the timeline. `at_ms` is event time; None where none could be read."""
+
+    at_ms: int | None
+    what: str
+    detail: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run knows about an impression.
+
+    Args:
+        timeline: facts, side outputs, prediction and examples by event time; at equal times in this order.
+        features: as logged; None where the log was not looked into or does not hold the impression.
+        logged: what the log holds of it, if it was looked into.
+        prediction: the one it was scored with. examples: in the order in which they were taught.
+        side_outputs: records of it that taught nothing, and dead letters that mention its id.
+        positive_mass: sum of the weights a+ that its click was taught with in the CVR loss. negative_mass: of the a-.
+        notes: what the rest does not say by itself.
+    """
+
+    run: str
+    impression_id: str
+    timeline: list[Moment]
+    features: dict[str, Any] | None
+    logged: list[LoggedRecord]
+    prediction: Prediction | None
+    examples: list[ExampleLine]
+    side_outputs: list[SideLine]
+    positive_mass: float
+    negative_mass: float
+    notes: list[str]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The timeline, features and notes as (label, value) pairs for a table."""
+        found = [
+            (_shown(moment.at_ms), moment.what + (f": {moment.detail}" if moment.detail else ""))
+            for moment in self.timeline
+        ]
+        if self.positive_mass or self.negative_mass:
+            found.append(("CVR mass taught", f"a+ {self.positive_mass:.4g}, a- {self.negative_mass:.4g}"))
+        if self.features is not None:
+            found += [(f"feature {name}", msgspec.json.encode(value).decode()) for name, value in self.features.items()]
+        return found + [("note", note) for note in self.notes]
+
+
+def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanation:
+    """What a run knows about an impression, and what its log holds of it.
+
+    Args:
+        run: a run directory (docs/formats.md).
+        impression_id: which.
+        log: the log the run was made from, to see the records themselves; None leaves it out.
+
+    Raises:
+        ExplainError: `run` is no run directory, one of its files cannot be read, or nothing in it mentions the impression.
+        LogError: there is no log at `log`.
+    """
+    if not (run / EXAMPLES).is_file():
+        raise ExplainError(
+            f"RUN {run} holds no {EXAMPLES}: name the directory that `afterclick replay LOG --out RUN` wrote"
+        )
+    examples = [
+        line for line in _lines(run / EXAMPLES, impression_id, ExampleLine) if line.impression_id == impression_id
+    ]
+    predictions = _lines(run / PREDICTIONS, impression_id, Prediction)
+    prediction = next((line for line in predictions if line.impression_id == impression_id), None)
+    side_outputs = [
+        line
+        for door in SIDE_OUTPUTS
+        for line in _lines(run / f"{door}.jsonl", impression_id, SideLine)
+        # The id of a dead letter may be unreadable; its text still mentions it.
+        if line.impression_id == impression_id or (line.impression_id is None and impression_id in (line.record or ""))
+    ]
+    settings = load(run / "settings.toml", {}) if (run / "settings.toml").is_file() else Settings()
+    logged = [] if log is None else list(_logged(log, impression_id, settings))
+    metrics = _metrics(run)
+    if not (examples or prediction or side_outputs or logged):
+        raise ExplainError(_unknown(run, impression_id, log, metrics))
+    of_click = [line for line in examples if line.kind not in ("UNCLICKED", "CLICKED")]
+    return Explanation(
+        run=str(run),
+        impression_id=impression_id,
+        timeline=_timeline(examples, prediction, side_outputs, logged),
+        features=_features(logged, settings),
+        logged=logged,
+        prediction=prediction,
+        examples=examples,
+        side_outputs=side_outputs,
+        positive_mass=sum(line.pos or 0.0 for line in of_click),
+        negative_mass=sum(line.neg or 0.0 for line in of_click),
+        notes=list(_notes(examples, logged, settings, metrics)),
+    )
+
+
+def _timeline(
+    examples: list[ExampleLine], prediction: Prediction | None, side_outputs: list[SideLine], logged: list[LoggedRecord]
+) -> list[Moment]:
+    moments = [Moment(record.event_time_ms, record.kind, record.at) for record in logged]
+    if not logged:
+        # Without the log a fact is known by the examples that saw it.
+        facts = {("impression", line.impression_ms): "" for line in examples}
+        facts |= {("click", line.click_ms): "" for line in examples if line.click_ms is not None}
+        facts |= {
+            ("conversion", line.conversion_ms): "" if line.value is None else f"value {line.value:g}"
+            for line in examples
+            if line.conversion_ms is not None
+        }
+        moments = [Moment(at_ms, kind, detail) for (kind, at_ms), detail in facts.items()]
+    moments += [
+        Moment(line.event_time_ms, f"{line.kind} left by {line.door}", f"{line.at}: {line.reason}")
+        for line in side_outputs
+    ]
+    if prediction is not None:
+        first_ms = min((line.due_ms for line in examples), default=prediction.event_time_ms)
+        what = f"pctr {prediction.pctr:.4g}, pcvr {prediction.pcvr:.4g}, by the {prediction.whose}"
+        moments.append(Moment(first_ms, "prediction", what))
+    moments += [Moment(line.due_ms, f"{line.kind} ({line.slot})", _detail(line)) for line in examples]
+    return sorted(moments, key=lambda moment: (moment.at_ms is None, moment.at_ms or 0))  # stable: as they were added
+
+
+def _detail(example: ExampleLine) -> str:
+    click = (
+        "no click" if example.click_ms is None else f"click after {in_words(example.click_ms - example.impression_ms)}"
+    )
+    parts = [click]
+    if example.click_ms is not None and example.conversion_ms is not None:
+        parts.append(f"conversion after {in_words(example.conversion_ms - example.click_ms)}")
+    if example.kind not in ("UNCLICKED", "CLICKED"):
+        parts.append(f"label {int(example.converted)}")
+    if example.pos is None or example.neg is None:
+        parts.append("taught nothing")
+    else:
+        parts.append(f"a+ {example.pos:.4g}, a- {example.neg:.4g}")
+    if example.step is not None:
+        parts.append(f"step {example.step:,}")
+    return ", ".join(parts)
+
+
+def _notes(
+    examples: list[ExampleLine], logged: list[LoggedRecord], settings: Settings, metrics: RunMetrics | None
+) -> Iterator[str]:
+    reached = None if metrics is None else metrics.watermark_ms
+    so_far = "" if reached is None else f"; the run's watermark came to {utc(reached)}"
+    click = next((line for line in examples if line.slot == "click"), None)
+    shown = next((record for record in logged if record.kind == "impression"), None)
+    if click is None and shown is not None:
+        closes_ms = shown.event_time_ms + settings.windows.click_window_ms
+        yield f"it has no example: its click window ends {utc(closes_ms)}{so_far}"
+    if (
+        click is not None
+        and click.click_ms is not None
+        and not {"settled", "outcome"} & {line.slot for line in examples}
+    ):
+        closes_ms = click.click_ms + settings.windows.attribution_window_ms
+        yield f"its conversion label is not final: its attribution window ends {utc(closes_ms)}{so_far}"
+    idle = sum(line.step is None and line.kind not in ("OUTCOME", "AGED") for line in examples)
+    if idle:
+        yield f"examples that belong to no step, because their batch was refused: {idle}"
+
+
+def _unknown(run: Path, impression_id: str, log: Path | None, metrics: RunMetrics | None) -> str:
+    opened = (
+        f" {metrics.open_impressions:,} impressions were still open when the run ended, and an open one without a click has no example yet;"
+        if metrics is not None and metrics.open_impressions
+        else ""
+    )
+    where = "pass the log to look there too" if log is None else f"LOG {log} does not hold it either"
+    return f"IMPRESSION_ID {impression_id!r} is in no file of RUN {run}:{opened} {where}; or is it spelt otherwise in the log?"
+
+
+def _shown(at_ms: int | None) -> str:
+    return "no time" if at_ms is None else f"{utc(at_ms)} +{at_ms % 1000:03d} ms"
+
+
+def _metrics(run: Path) -> RunMetrics | None:
+    try:
+        return msgspec.json.decode((run / "metrics.json").read_bytes(), type=RunMetrics)
+    except (OSError, msgspec.DecodeError):
+        return None  # only said in passing: a run without figures can still be explained
+
+
+def _features(logged: list[LoggedRecord], settings: Settings) -> dict[str, Any] | None:
+    decoder = EventDecoder(RecordKind.IMPRESSION, settings.log.impressions)
+    for record in logged:
+        if record.kind == "impression":
+            (event,) = decoder.decode([record.record.encode()])
+            assert isinstance(event, Impression)
+            features: dict[str, Any] = msgspec.json.decode(event.features)
+            return features
+    return None
+
+
+def _logged(log: Path, impression_id: str, settings: Settings) -> Iterator[LoggedRecord]:
+    for kind, paths in find_parts(log).items():
+        decoder = EventDecoder(kind, getattr(settings.log, kind.stem))
+        for path in paths:
+            for number, line in _mentioning(path, impression_id):
+                (event,) = decode_any(decoder, [line])
+                if isinstance(event, Malformed) or event.impression_id != impression_id:
+                    continue
+                value = f" value {event.value:g}" if isinstance(event, Conversion) and event.value is not None else ""
+                at = f"{path.relative_to(log)}:{number}{value}"
+                yield LoggedRecord(
+                    kind=kind.name.lower(), at=at, event_time_ms=event.event_time_ms, record=line.decode()
+                )
+
+
+def _mentioning(path: Path, impression_id: str) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines that may carry an id; without decoding, which would take most of the time."""
+    needle = impression_id.encode()
+    # A writer of JSON may escape any of these; then every line is looked into.
+    is_plain = impression_id.isascii() and not set(impression_id) & set("\"\\/<>&'")
+    for block in read_lines(path, Place()):
+        for number, line in enumerate(block.lines, block.first_line):
+            if line and (not is_plain or needle in line):
+                yield number, line
+
+
+def _lines(path: Path, impression_id: str, form: type[T]) -> Iterator[T]:
+    if not path.is_file():
+        return
+    decode = msgspec.json.Decoder(form).decode
+    try:
+        for number, line in _mentioning(path, impression_id):
+            try:
+                yield decode(line)
+            except msgspec.DecodeError as error:
+                raise ExplainError(f"{path}:{number} is not as docs/formats.md has it: {error}") from error
+    except LogError as error:
+        raise ExplainError(str(error)) from error

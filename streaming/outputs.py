@@ -1,0 +1,161 @@
+"""The lines that a run writes: examples, predictions, side outputs and refused batches, as bytes. Must not know where they go."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import msgspec
+
+from models.batch import Float64
+from streaming.arrivals import Refused
+from streaming.joined import Side
+from streaming.label import Example, Kind, slot_name
+from streaming.scoring import Prediction
+
+_ENCODER = msgspec.json.Encoder()
+_KIND_NAMES = {kind: kind.name for kind in Kind}
+
+
+class ExampleLine(msgspec.Struct, frozen=True, gc=False):
+    """A line of examples.jsonl; the fields are told in docs/formats.md."""
+
+    kind: str
+    slot: str
+    p: int
+    due_ms: int
+    impression_id: str
+    impression_ms: int
+    click_ms: int | None
+    conversion_ms: int | None
+    converted: bool
+    value: float | None
+    pos: float | None
+    neg: float | None
+    step: int | None
+
+
+class SideLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of a side output; the fields are told in docs/formats.md."""
+
+    door: str
+    kind: str
+    reason: str
+    at: str
+    impression_id: str | None
+    event_time_ms: int | None
+    watermark_ms: int | None
+    record: str | None = None
+    record_base64: str | None = None
+
+
+def example_lines(
+    examples: Sequence[Example], positive: Float64 | None, negative: Float64 | None, step: int | None
+) -> bytes:
+    """Examples as lines, in order.
+
+    Args:
+        examples: of one batch.
+        positive, negative: the weights a+ and a- of those that went to the network, in order; None if none was taught.
+        step: the gradient step that taught them; None if none did.
+    """
+    weights = (
+        iter(zip(positive.tolist(), negative.tolist(), strict=True))
+        if positive is not None and negative is not None
+        else None
+    )
+    slots: dict[int, str] = {}
+    lines: list[ExampleLine] = []
+    for example in examples:
+        is_taught = weights is not None and example.kind != Kind.OUTCOME
+        pos, neg = next(weights) if is_taught and weights is not None else (None, None)
+        slot = slots.get(example.slot)
+        if slot is None:
+            slot = slots[example.slot] = slot_name(example.slot)
+        impression = example.impression
+        lines.append(
+            ExampleLine(
+                _KIND_NAMES[example.kind],
+                slot,
+                example.p,
+                example.due_ms,
+                impression.impression_id,
+                impression.event_time_ms,
+                example.click_ms,
+                example.conversion_ms,
+                example.converted,
+                example.value,
+                pos,
+                neg,
+                step if is_taught else None,
+            )
+        )
+    return _ENCODER.encode_lines(lines)
+
+
+def prediction_lines(predictions: Sequence[Prediction]) -> bytes:
+    """Predictions as lines, in order."""
+    return _ENCODER.encode_lines(predictions)
+
+
+def side_line(side: Side) -> bytes:
+    """A record that left the join by a side door, as a line."""
+    record = side.record
+    return _side_line(
+        side.door,
+        record.kind.name.lower(),
+        side.reason,
+        record.at,
+        record.event.impression_id,
+        record.event.event_time_ms,
+        record.watermark_ms,
+        record.line,
+    )
+
+
+def refused_line(refused: Refused) -> bytes:
+    """A malformed or future record, as a line."""
+    return _side_line(
+        door_of(refused),
+        refused.kind.name.lower(),
+        refused.reason,
+        refused.at,
+        refused.impression_id,
+        refused.event_time_ms,
+        refused.watermark_ms,
+        refused.line,
+    )
+
+
+def door_of(refused: Refused) -> str:
+    """The side output that a refused record goes to."""
+    return "future" if refused.is_future else "dead_letters"
+
+
+def _side_line(
+    door: str,
+    kind: str,
+    reason: str,
+    at: str,
+    impression_id: str | None,
+    event_time_ms: int | None,
+    watermark_ms: int | None,
+    line: bytes,
+) -> bytes:
+    try:
+        record, record_base64 = line.decode(), None
+    except UnicodeDecodeError:
+        record, record_base64 = None, base64.b64encode(line).decode()
+    fields = SideLine(door, kind, reason, at, impression_id, event_time_ms, watermark_ms, record, record_base64)
+    return _ENCODER.encode(fields) + b"\n"
+
+
+def refused_batch_lines(examples: Sequence[Example], reason: str) -> bytes:
+    """A batch that was not learned: a line with the reason, then its examples with their raw features."""
+    head = _ENCODER.encode({"reason": reason, "examples": len(examples)}) + b"\n"
+    plain = example_lines(examples, None, None, None).splitlines()
+    whole = [
+        line[:-1] + b',"features":' + bytes(example.impression.features) + b"}\n"
+        for line, example in zip(plain, examples, strict=True)
+    ]
+    return head + b"".join(whole)

@@ -1,0 +1,332 @@
+"""The line from source to publisher, readable top to bottom. Must not know which files, brokers or clocks are behind its ports.
+
+The way of a click:
+
+    bytes --decode--> Event --join--> JoinedImpression --label--> Example --collate--> Batch --learn--> StepReport --cut--> Weights
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from operator import attrgetter
+
+import msgspec
+import numpy as np
+import torch
+
+from models.batch import Float64
+from models.manifest import Manifest
+from models.trainer import Learner, Snapshot
+from models.weights import Weights, encode
+from streaming.arrivals import Arrivals
+from streaming.batching import Batcher, collate
+from streaming.checkpoint import Cut
+from streaming.events import RecordKind
+from streaming.features import FeatureReader
+from streaming.join import Join
+from streaming.joined import Side, Windows
+from streaming.label import Example, Kind, Outcome, Policy
+from streaming.metrics import RunMetrics
+from streaming.outputs import door_of, example_lines, prediction_lines, refused_batch_lines, refused_line, side_line
+from streaming.ports import CutStore, Output, Publisher, Source
+from streaming.scoring import Scoreboard
+from streaming.settings import Settings
+
+END_OF_TIME_MS = 1 << 53
+"""A watermark beyond every event time that is accepted: everything still open becomes due."""
+
+
+class RunEndedError(Exception):
+    """The run ended itself: too many batches were refused. The message says why and what to do."""
+
+
+class Pipeline:
+    """One join partition, from its source to its publisher, in one process.
+
+    Args:
+        settings: of the run.
+        source, output, cuts, publisher: the outside; see `ports`.
+        outcomes: method `oracle` only: what a first pass over the same log found.
+        at_step: called before each numbered step of a cut, for tests that crash there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: Source,
+        output: Output,
+        cuts: CutStore,
+        publisher: Publisher,
+        outcomes: Mapping[str, Outcome] | None = None,
+        at_step: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        windows, batching = settings.windows, settings.batching
+        self._settings = settings
+        self._source, self._output, self._cuts, self._publisher = source, output, cuts, publisher
+        self._at_step = at_step
+        self._policy = Policy(
+            settings.labels.method,
+            p=0,
+            observation_window_ms=windows.observation_window_ms,
+            attribution_window_ms=windows.attribution_window_ms,
+            outcomes=outcomes,
+        )
+        self._join = Join(join_windows(settings), self._policy.schedule)
+        self._batcher = Batcher(batch_size=batching.batch_size, batch_interval_ms=batching.batch_interval_ms)
+        self._reader = FeatureReader(settings.features)
+        self._learner = Learner(
+            settings.features,
+            network=settings.network,
+            optimizer=settings.optimizer,
+            safeguards=settings.safeguards,
+            method=settings.labels.method,
+            batch_size=batching.batch_size,
+            kappa_half_life_ms=batching.kappa_half_life_ms,
+        )
+        self._scoreboard = Scoreboard(
+            click_window_ms=windows.click_window_ms, attribution_window_ms=windows.attribution_window_ms
+        )
+        self._counts = RunMetrics(weights_epoch=publisher.issue_epoch())
+        self._watermark_ms: int | None = None
+        self._is_changed = False  # since the last cut
+        self._is_closed = False
+
+    def run(self, *, close_at_end: bool = False) -> Iterator[int]:
+        """Reads the source to its end; gives the number of records that went through, block by block.
+
+        Args:
+            close_at_end: the log is complete: label what is still open instead of keeping it. Nothing can follow then.
+
+        Raises:
+            RunEndedError: `breaker_limit` batches were refused.
+        """
+        for arrivals in self._source:  # bytes -> Event, in arrival order
+            self._count_arrivals(arrivals)
+            self._join.on_arrivals(arrivals)
+            if arrivals.watermark_ms is not None:
+                for watermark_ms, is_cut in self._stops(arrivals.watermark_ms):
+                    self._advance(watermark_ms)
+                    if is_cut and self._is_changed:
+                        self._cut()
+            yield len(arrivals.times) + len(arrivals.refused)
+        if close_at_end:
+            self._is_closed = True
+            self._advance(END_OF_TIME_MS)
+        # What is open stays in the last cut, a half-filled batch too, for a log that follows; the figures and weights that this
+        # run leaves behind have learned that batch.
+        self._cut()
+        self._learn(self._batcher.flush())
+        self._publish()
+        self._output.sync()
+        self._write_metrics()
+
+    def _advance(self, watermark_ms: int) -> None:
+        """The way of every record, once the watermark has passed it."""
+        dues, sides = self._join.on_watermark(watermark_ms)  # Event -> JoinedImpression
+        self._write_sides(sides)
+        examples = self._policy.on_due(dues)  # -> Example
+        self._count_examples(examples)
+        groups = chain(self._batcher.on_examples(examples), self._batcher.on_watermark(watermark_ms))
+        self._learn(groups)  # -> Batch -> StepReport
+        self._watermark_ms = watermark_ms
+        self._is_changed = self._is_changed or bool(dues) or bool(sides)
+
+    def _learn(self, groups: Iterator[list[Example]]) -> None:
+        for group in groups:
+            rows = [example for example in group if example.kind != Kind.OUTCOME]
+            report = self._learner.learn_many(collate(rows, self._reader), at_ms=group[-1].due_ms)
+            before = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
+            predictions = self._scoreboard.predict(group, *_spread(group, report.pctr, report.pcvr))
+            after = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
+            self._learner.observe_outcomes(after[0] - before[0], after[1] - before[1])
+            is_learned = report.refusal is None
+            positive, negative = (report.positive, report.negative) if is_learned else (None, None)
+            self._output.append("examples.jsonl.zst", example_lines(group, positive, negative, report.step))
+            self._output.append("predictions.jsonl.zst", prediction_lines(predictions))
+            self._counts.last_loss = report.loss if is_learned else self._counts.last_loss
+            self._counts.taught += len(rows) if is_learned else 0
+            if report.refusal is not None:
+                self._refuse_batch(group, report.refusal)
+
+    def _cut(self) -> None:
+        """One consistent cut. What a crash costs, after each step: nothing; what was done since the last cut is done again, alike."""
+        self._at_step(1)
+        # 1. Output made durable. Crash: the files are longer than the cut that is resumed from says; they are cut back to it.
+        lengths = self._output.sync()
+        self._at_step(2)
+        # 2. Weights published. Crash: the resumed run learns the same bits again and publishes them under a new epoch.
+        self._publish()
+        self._at_step(3)
+        # 3. State written, under a name that nobody resumes from. Crash: the leftover is deleted by the next cut.
+        self._counts.cuts += 1
+        self._is_changed = False
+        self._cuts.write(*self._snapshot(lengths))
+        self._at_step(4)
+        # 4. State renamed: from here on this cut is the one to resume from. Crash: metrics.json is a cut behind.
+        self._cuts.commit()
+        self._at_step(5)
+        # 5. Figures written, for people. Nothing reads them back.
+        self._write_metrics()
+
+    def _publish(self) -> None:
+        self._counts.weights_version += 1
+        metrics = self.metrics()
+        figures = {
+            f"{task}.{name}": getattr(by_whose["model"], name)
+            for task, by_whose in metrics.tasks.items()
+            for name in ("calibration", "normalized_entropy", "auc")
+            if "model" in by_whose
+        }
+        manifest = Manifest(
+            epoch=self._counts.weights_epoch,
+            version=self._counts.weights_version,
+            settings_hash=self._settings.hash,
+            method=self._settings.labels.method,
+            torch_version=str(torch.__version__),
+            features=self._settings.features,
+            network=self._settings.network,
+            watermark_ms=self._watermark_ms,
+            offsets={name: place.line for name, place in self._source.places().items()},
+            metrics=figures,
+        )
+        self._publisher.publish(encode(Weights(manifest, self._learner.published())))
+
+    def _snapshot(self, lengths: dict[str, int]) -> tuple[Cut, dict[str, torch.Tensor]]:
+        learner = self._learner.snapshot()
+        cut = Cut(
+            number=self._counts.cuts,
+            at_ms=self._watermark_ms,
+            places=dict(self._source.places()),
+            join=self._join.snapshot(),
+            batch=self._batcher.snapshot(),
+            scoreboard=self._scoreboard.snapshot(),
+            learner=learner.state,
+            counts=msgspec.to_builtins(self._counts),
+            lengths=lengths,
+            weights_version=self._counts.weights_version,
+            is_closed=self._is_closed,
+        )
+        return cut, learner.tensors
+
+    def restore(self, cut: Cut, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes up where a cut was taken; source and output must have been brought there."""
+        self._join.restore(cut.join)
+        self._batcher.restore(cut.batch)
+        self._scoreboard.restore(cut.scoreboard)
+        self._learner.restore(Snapshot(tensors, cut.learner))
+        epoch = self._counts.weights_epoch
+        self._counts = msgspec.convert(cut.counts | {"weights_epoch": epoch}, RunMetrics)
+        self._reader.faults.update(self._counts.feature_faults)
+        self._watermark_ms = cut.at_ms
+
+    def _stops(self, watermark_ms: int) -> Iterator[tuple[int, bool]]:
+        """The watermarks to halt at on the way to a new one: each multiple of `cut_interval_ms`, where a cut is due, and the end."""
+        interval_ms = self._settings.cuts.cut_interval_ms
+        if self._watermark_ms is not None:
+            for stop_ms in range((self._watermark_ms // interval_ms + 1) * interval_ms, watermark_ms + 1, interval_ms):
+                yield stop_ms, True
+        yield watermark_ms, False
+
+    def _count_arrivals(self, arrivals: Arrivals) -> None:
+        counts = self._counts
+        for kind, count in zip(*np.unique(arrivals.kinds, return_counts=True), strict=True):
+            name = RecordKind(int(kind)).name.lower()
+            counts.events[name] = counts.events.get(name, 0) + int(count)
+        if len(arrivals.times):
+            counts.max_event_time_ms = max(counts.max_event_time_ms or 0, int(arrivals.times.max()))
+        for refused in arrivals.refused:
+            name = refused.kind.name.lower() if refused.is_future else "malformed"
+            counts.events[name] = counts.events.get(name, 0) + 1
+            self._count_side(door_of(refused), refused.kind)
+            self._output.append(f"{door_of(refused)}.jsonl", refused_line(refused))
+
+    def _write_sides(self, sides: list[Side]) -> None:
+        for side in sides:
+            self._count_side(side.door, side.record.kind)
+            self._output.append(f"{side.door}.jsonl", side_line(side))
+
+    def _count_side(self, door: str, kind: RecordKind) -> None:
+        by_kind = self._counts.side_outputs.setdefault(door, {})
+        by_kind[kind.name.lower()] = by_kind.get(kind.name.lower(), 0) + 1
+
+    def _count_examples(self, examples: list[Example]) -> None:
+        for kind, count in Counter(map(attrgetter("kind"), examples)).items():
+            self._counts.examples[kind.name] = self._counts.examples.get(kind.name, 0) + count
+
+    def _refuse_batch(self, group: list[Example], reason: str) -> None:
+        refused = self._counts.refused_batches
+        refused[reason] = refused.get(reason, 0) + 1
+        total, limit = sum(refused.values()), self._settings.safeguards.breaker_limit
+        self._output.append(f"batches_refused/{total:06d}.jsonl.zst", refused_batch_lines(group, reason))
+        if total >= limit:
+            self._output.sync()
+            raise RunEndedError(
+                f"{total} batches were refused, safeguards.breaker_limit is {limit}; the last one because {reason}. They are kept in "
+                "batches_refused/. Look at what the stream carries, mend it or the settings, and start anew or --resume"
+            )
+
+    def metrics(self) -> RunMetrics:
+        """The figures of the run so far."""
+        scored = self._scoreboard.metrics(self._watermark_ms)
+        return msgspec.structs.replace(
+            self._counts,
+            watermark_ms=self._watermark_ms,
+            feature_faults=dict(self._reader.faults),
+            open_impressions=self._join.open_impressions,
+            open_clicks=self._join.open_clicks,
+            remembered_impressions=self._join.remembered_impressions,
+            pending_records=self._join.pending_records,
+            held_facts=self._join.held_facts,
+            open_predictions=scored.open_predictions,
+            steps=self._learner.step,
+            kappa=self._learner.kappa,
+            embedding_rows=self._learner.embedding_rows,
+            tasks=scored.tasks,
+            hours=scored.hours,
+            delay_edges_ms=scored.delay_edges_ms,
+            delay_counts=scored.delay_counts,
+        )
+
+    def _write_metrics(self) -> None:
+        self._output.replace("metrics.json", msgspec.json.format(msgspec.json.encode(self.metrics())))
+
+
+def join_windows(settings: Settings) -> Windows:
+    """How long things may take, as the join wants it said."""
+    return Windows(
+        click_ms=settings.windows.click_window_ms,
+        attribution_ms=settings.windows.attribution_window_ms,
+        clock_skew_ms=settings.event_time.clock_skew_ms,
+        orphan_hold_ms=settings.orphan_hold_ms,
+    )
+
+
+def find_outcomes(source: Source, settings: Settings) -> dict[str, Outcome]:
+    """What finally became of each click whose attribution window the log covers: the first pass for method `oracle`."""
+    windows = settings.windows
+    policy = Policy(
+        "window",
+        p=0,
+        observation_window_ms=windows.observation_window_ms,
+        attribution_window_ms=windows.attribution_window_ms,
+    )
+    join = Join(join_windows(settings), policy.schedule)
+    outcomes: dict[str, Outcome] = {}
+    for arrivals in source:
+        join.on_arrivals(arrivals)
+        if arrivals.watermark_ms is not None:
+            for example in policy.on_due(join.on_watermark(arrivals.watermark_ms)[0]):
+                if example.kind == Kind.OUTCOME:
+                    outcomes[example.impression.impression_id] = Outcome(example.conversion_ms, example.value)
+    return outcomes
+
+
+def _spread(group: list[Example], pctr: Float64, pcvr: Float64) -> tuple[Float64, Float64]:
+    """Predictions of a group's rows, laid out over the group; its OUTCOMEs, which are scored with an earlier one, get 0.5."""
+    is_row = np.fromiter((example.kind != Kind.OUTCOME for example in group), np.bool_, len(group))
+    wide = np.full((2, len(group)), 0.5)
+    wide[0, is_row], wide[1, is_row] = pctr, pcvr
+    return wide[0], wide[1]

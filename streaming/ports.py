@@ -1,0 +1,54 @@
+"""What is asked of the outside, in one or two methods each. Must not know who answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import torch
+
+from models.manifest import Published
+from streaming.arrivals import Arrivals, Place
+from streaming.checkpoint import Cut
+
+
+class Source(Protocol):
+    """Gives records in arrival order, and says how far it has."""
+
+    def __iter__(self) -> Iterator[Arrivals]: ...
+
+    def places(self) -> Mapping[str, Place]:
+        """How far each file was handed on."""
+
+
+class Output(Protocol):
+    """Keeps what a run writes."""
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds bytes to one of the outputs."""
+
+    def sync(self) -> dict[str, int]:
+        """Makes everything appended durable, and gives the length of each output in bytes."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Writes an output whole; readers see the old one or the new one."""
+
+
+class CutStore(Protocol):
+    """Keeps consistent cuts."""
+
+    def write(self, cut: Cut, tensors: dict[str, torch.Tensor]) -> None:
+        """Makes a cut durable without making it the one to resume from."""
+
+    def commit(self) -> None:
+        """Makes the cut last written the one to resume from."""
+
+
+class Publisher(Protocol):
+    """Hands out versions of the weights."""
+
+    def issue_epoch(self) -> int:
+        """A new epoch, greater than any before; asked once by every start of a run."""
+
+    def publish(self, published: Published) -> str:
+        """Makes a version visible, whole or not at all; its name."""

@@ -1,0 +1,218 @@
+"""Batching: which examples make a group, what a batch says of them, and what survives a cut."""
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.batch import Event
+from models.schema import Feature
+from streaming.batching import Batcher, collate, decode_examples, encode_examples
+from streaming.events import Impression, Served
+from streaming.features import FeatureReader
+from streaming.label import Example, Kind, Slot
+
+START = 1_717_200_000_000  # a multiple of every interval used here
+INTERVAL = 10
+
+
+def example(due, kind=Kind.UNCLICKED, name="i", features=b"{}", **facts):
+    impression = Impression(name, START, msgspec.Raw(features))
+    return Example(START + due, kind, Slot.CLICK, 0, impression, **facts)
+
+
+def dues(groups):
+    return [[one.due_ms - START for one in group] for group in groups]
+
+
+KINDS = st.sampled_from([Kind.UNCLICKED, Kind.CLICKED, Kind.OUTCOME])
+STREAM = st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 3, 9, 25]), KINDS), max_size=40).map(
+    lambda steps: [
+        example(due, kind, name=str(number))
+        for number, (due, (_, kind)) in enumerate(
+            zip(itertools.accumulate(gap for gap, _ in steps), steps, strict=True)
+        )
+    ]
+)
+
+
+def grouped(examples, batch_size):
+    """The groups, written a second time: over the whole list, one example after the other."""
+    groups, rows = [], 0
+    for before, one in zip([None, *examples], examples, strict=False):
+        if before is None or before.due_ms // INTERVAL != one.due_ms // INTERVAL or rows == batch_size:
+            groups.append([])
+            rows = 0
+        groups[-1].append(one)
+        rows += one.kind != Kind.OUTCOME
+    return groups
+
+
+@given(STREAM, st.integers(1, 5), st.data())
+@settings(deadline=None, max_examples=100)
+def test_groups_are_the_same_however_examples_and_watermark_arrive(examples, batch_size, data):
+    batcher = Batcher(batch_size=batch_size, batch_interval_ms=INTERVAL)
+    groups, at = [], 0
+    while at < len(examples):
+        length = data.draw(st.integers(1, 15), "length")
+        groups += batcher.on_examples(examples[at : at + length])
+        at += length
+        if at < len(examples) and examples[at - 1].due_ms < examples[at].due_ms:
+            # It has passed what was emitted and not what was not: anywhere between the two.
+            between = st.integers(examples[at - 1].due_ms + 1, examples[at].due_ms)
+            for watermark_ms in sorted(data.draw(st.lists(between, max_size=2), "watermarks")):
+                groups += batcher.on_watermark(watermark_ms)
+        if data.draw(st.booleans(), "cut here"):
+            resumed = Batcher(batch_size=batch_size, batch_interval_ms=INTERVAL)
+            resumed.restore(batcher.snapshot())
+            batcher = resumed
+    groups += batcher.flush()
+    assert unpacked(groups) == unpacked(grouped(examples, batch_size))
+    assert list(batcher.flush()) == []
+
+
+def unpacked(groups):
+    return [[(one.due_ms, one.kind, one.impression.impression_id) for one in group] for group in groups]
+
+
+def test_the_interval_is_over_when_the_watermark_has_passed_its_last_millisecond():
+    #   0 ......... 9 | 10
+    batcher = Batcher(batch_size=100, batch_interval_ms=INTERVAL)
+    assert dues(batcher.on_examples([example(0), example(9)])) == []
+    assert dues(batcher.on_watermark(START + 9)) == []
+    assert dues(batcher.on_watermark(START + 10)) == [[0, 9]]
+    assert dues(batcher.on_watermark(START + 1000)) == []
+
+
+def test_a_group_leaves_with_the_row_that_fills_it():
+    batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
+    assert dues(batcher.on_examples([example(0)])) == []
+    assert dues(batcher.on_examples([example(1)])) == [[0, 1]]
+    assert dues(batcher.flush()) == []
+
+
+def test_outcomes_travel_along_and_do_not_fill_a_group():
+    outcome, row = Kind.OUTCOME, Kind.CLICKED
+    batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
+    ready = batcher.on_examples(
+        [example(due, kind) for due, kind in enumerate([outcome, row, outcome, outcome, row, outcome, row])]
+    )
+    assert dues(ready) == [[0, 1, 2, 3, 4]]
+    assert dues(batcher.flush()) == [[5, 6]]
+
+
+def test_one_long_list_yields_the_groups_of_all_its_intervals():
+    batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
+    assert dues(batcher.on_examples([example(due) for due in (0, 1, 2, 11, 12, 25, 31, 32, 33)])) == [
+        [0, 1],
+        [2],
+        [11, 12],
+        [25],
+        [31, 32],
+    ]
+    assert dues(batcher.on_watermark(START + 40)) == [[33]]
+
+
+def test_a_flush_lets_the_rest_of_the_interval_form_a_group_of_its_own():
+    batcher = Batcher(batch_size=4, batch_interval_ms=INTERVAL)
+    assert dues(batcher.on_examples([example(0), example(1)])) == []
+    assert dues(batcher.flush()) == [[0, 1]]
+    assert dues(batcher.on_examples([example(2), example(15)])) == [[2]]
+
+
+def test_groups_form_even_if_nobody_looks_at_what_is_returned():
+    batcher = Batcher(batch_size=1, batch_interval_ms=INTERVAL)
+    batcher.on_examples([example(0)])
+    assert dues(batcher.flush()) == []
+
+
+@pytest.mark.parametrize(("before", "arrival"), [([5], [4]), ([], [5, 4]), ([12], [3]), ([5], [6, 3])])
+def test_examples_that_go_back_in_time_are_refused(before, arrival):
+    batcher = Batcher(batch_size=10, batch_interval_ms=INTERVAL)
+    batcher.on_examples([example(due) for due in before])
+    with pytest.raises(ValueError, match="must come in order of due time"):
+        batcher.on_examples([example(due) for due in arrival])
+
+
+def test_no_examples_are_no_groups():
+    batcher = Batcher(batch_size=1, batch_interval_ms=INTERVAL)
+    assert [*batcher.on_examples([]), *batcher.on_watermark(START), *batcher.flush()] == []
+    assert decode_examples(batcher.snapshot()) == []
+
+
+READER_FEATURES = (Feature(name="x", kind="numeric"), Feature(name="user", kind="categorical"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.OUTCOME])
+def test_every_kind_that_teaches_has_the_event_of_its_name(kind):
+    batch = collate([example(0, kind)], FeatureReader(READER_FEATURES))
+    assert Event(int(batch.events[0])).name == kind.name
+
+
+def test_a_batch_holds_its_rows_in_order():
+    rows = [
+        example(0, Kind.UNCLICKED, features=b'{"x":1,"user":"a"}'),
+        example(1, Kind.IMMEDIATE_POSITIVE, features=b'{"x":2,"user":"b"}', converted=True),
+        example(2, Kind.MATURED, features=b'{"x":3,"user":"a"}'),
+    ]
+    batch = collate(rows, FeatureReader(READER_FEATURES))
+    assert batch.events.tolist() == [Event.UNCLICKED, Event.IMMEDIATE_POSITIVE, Event.MATURED]
+    assert batch.converted.tolist() == [0.0, 1.0, 0.0]
+    assert batch.inputs.numbers.tolist() == [[1.0], [2.0], [3.0]]
+    assert batch.inputs.ids[0] == batch.inputs.ids[2] != batch.inputs.ids[1]
+    assert (batch.events.dtype, batch.converted.dtype) == (np.int8, np.float32)
+
+
+def test_a_batch_of_nothing_has_no_rows():
+    batch = collate([], FeatureReader(READER_FEATURES))
+    assert (len(batch), len(batch.inputs), batch.inputs.ids.shape) == (0, 0, (0, 1))
+
+
+def test_an_outcome_is_not_collated():
+    with pytest.raises(ValueError, match="must not hold an OUTCOME"):
+        collate([example(0), example(1, Kind.OUTCOME)], FeatureReader(READER_FEATURES))
+
+
+MAYBE_MS = st.none() | st.integers(0, 2**40)
+IMPRESSIONS = st.builds(
+    Impression,
+    impression_id=st.text(min_size=1, max_size=5),
+    event_time_ms=st.integers(START, START + 10**9),
+    features=st.binary(max_size=40).map(msgspec.Raw) | st.just(msgspec.Raw(b' {"a" : 1.0} \n')),
+    served=st.none() | st.builds(Served, st.floats(0, 1), st.floats(0, 1), st.none() | st.integers(0, 9)),
+    join_key=st.none() | st.text(min_size=1, max_size=3),
+)
+EXAMPLES = st.builds(
+    Example,
+    due_ms=st.integers(START, START + 10**9),
+    kind=st.sampled_from(Kind),
+    slot=st.integers(0, 193),
+    p=st.integers(0, 9),
+    impression=IMPRESSIONS,
+    click_ms=MAYBE_MS,
+    conversion_ms=MAYBE_MS,
+    converted=st.booleans(),
+    value=st.none() | st.floats(allow_nan=False),
+)
+
+
+@given(st.lists(EXAMPLES, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_examples_survive_encoding_with_their_features_byte_for_byte(examples):
+    decoded = decode_examples(encode_examples(examples))
+    assert [bytes(one.impression.features) for one in decoded] == [bytes(one.impression.features) for one in examples]
+    assert [plain(one) for one in decoded] == [plain(one) for one in examples]
+    assert all(type(one.kind) is Kind for one in decoded)
+
+
+def plain(one):
+    impression = msgspec.structs.replace(one.impression, features=b"")
+    return msgspec.structs.replace(one, impression=impression)
+
+
+def test_what_is_no_list_of_examples_is_not_decoded():
+    with pytest.raises(msgspec.DecodeError):
+        decode_examples(b"\x81\xa1a\x01")
