@@ -97,7 +97,7 @@ class Table:
         self._scratch: npt.NDArray[np.int32] = np.zeros(0, np.int32)  # no state: written before it is read
         self._queue: Int64 = np.zeros(
             0, np.int64
-        )  # rows to evict next, oldest first; no state: what was touched since is skipped
+        )  # to evict next, oldest first; no state: can be made anew at any time
         self._evicted: list[Int64] = []
 
     def __len__(self) -> int:

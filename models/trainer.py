@@ -177,8 +177,8 @@ class Learner:
 
         gradients = self._input.backward(self._network.backward(*slopes), located, vectors)
         refusal = (
-            self._refusals.of_predictions(predictions.pcvr, clicked=~unclicked)
-            or self._refusals.of_loss(loss * self._batch_size, rows=len(batch))
+            self._refusals.of_loss(loss * self._batch_size, rows=len(batch))
+            or self._refusals.of_predictions(predictions.pcvr, clicked=~unclicked)
             or self._refusals.of_gradients([*gradients.values(), *self._network.parameters.gradients])
         )
         if refusal is not None:

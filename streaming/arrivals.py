@@ -24,7 +24,9 @@ import numpy.typing as npt
 from streaming.events import Event, EventDecoder, Malformed, RecordKind
 
 FUTURE_LOOKAHEAD = 16
-"""How many of the next records of its file must contradict a record before it is called a future one."""
+"""How many of the next records of its file must contradict a record before it is called a future one.
+
+Where fewer follow, the whole file must, and by the stream's lead more; the very last record is held against the whole log."""
 
 Int64 = npt.NDArray[np.int64]
 _NEVER = np.iinfo(np.int64).min
@@ -134,22 +136,36 @@ class LogFile:
         self._malformed: list[tuple[int, bytes, Malformed]] = []
         self._is_future = np.empty(0, np.bool_)  # decided for the first len(_is_future) records
 
-    def fill(self, future_skew_ms: int) -> None:
-        """Decodes one more block and decides which of the records in hand are future ones."""
+    def fill(self, future_skew_ms: int, lead_ms: int) -> None:
+        """Decodes one more block and decides which of the records in hand are future ones.
+
+        Args:
+            future_skew_ms: how far ahead of what follows it a record must be.
+            lead_ms: how much further its stream may run ahead; asked where fewer than 16 records follow.
+        """
         block = next(self._blocks, None)
         if block is None:
             self.is_exhausted = True
         else:
             self._append(block)
         times, decided = self._times, len(self._is_future)
-        # The last record of the file has nothing behind it: ArrivalOrder decides it by the other files.
-        known = len(times) - (1 if self.is_exhausted else FUTURE_LOOKAHEAD)
+        known = len(times) - FUTURE_LOOKAHEAD
         if known > decided:
-            padded = np.concatenate([times[decided + 1 :], np.full(FUTURE_LOOKAHEAD, _NEVER)])
-            following = np.lib.stride_tricks.sliding_window_view(padded, FUTURE_LOOKAHEAD)[: known - decided].max(
-                axis=1
-            )
-            self._is_future = np.concatenate([self._is_future, times[decided:known] > following + future_skew_ms])
+            following = np.lib.stride_tricks.sliding_window_view(times[decided + 1 :], FUTURE_LOOKAHEAD).max(axis=1)
+            is_future = times[decided:known] > following[: known - decided] + future_skew_ms
+            self._is_future = np.concatenate([self._is_future, is_future])
+        if self.is_exhausted:
+            self._decide_end(future_skew_ms + lead_ms)
+
+    def _decide_end(self, ahead_ms: int) -> None:
+        """Decides the records that fewer than 16 follow, by the rest of the file; the very last one is left to `decide_tail`."""
+        times = self._times
+        largest_ms = self.largest_ms
+        for index in range(len(self._is_future), len(times) - 1):
+            others_ms = max(largest_ms, int(times[index + 1 :].max()))
+            is_future = int(times[index]) > others_ms + ahead_ms
+            self._is_future = np.append(self._is_future, is_future)
+            largest_ms = largest_ms if is_future else max(largest_ms, int(times[index]))
 
     def _append(self, block: Lines) -> None:
         lengths = np.fromiter(map(len, block.lines), np.int64, len(block.lines))
@@ -261,9 +277,8 @@ class ArrivalOrder:
         files: in tie order: impressions, clicks, conversions, and the parts of each in name order.
         out_of_orderness_ms: how far behind its file's newest a record may be and still be on time.
         future_skew_ms: how far ahead of each of the next 16 records of its file a record must be stamped to be a future one.
-        leads_ms: by kind, how far the last record of a file, which nothing follows, may rightly run ahead of everything else in
-            the log: a conversion by the attribution window, a click by the click window. Beyond that plus
-            `future_skew_ms` it is a future one.
+        leads_ms: by kind, how far the last records of a file may rightly run ahead of what else there is: a conversion by the
+            attribution window, a click by the click window. Beyond that plus `future_skew_ms` they are future ones.
     """
 
     def __init__(
@@ -285,7 +300,8 @@ class ArrivalOrder:
         while bound_ms != _ALWAYS:
             unread = [file for file in self._files if not file.is_exhausted]
             if unread:
-                min(unread, key=lambda file: file.bound_ms).fill(self._future_skew_ms)
+                file = min(unread, key=lambda file: file.bound_ms)
+                file.fill(self._future_skew_ms, self._leads_ms[file.kind])
             self._decide_tails()
             next_bound_ms = min((file.bound_ms for file in self._files), default=_ALWAYS)
             if next_bound_ms > bound_ms:

@@ -15,7 +15,7 @@ import numpy as np
 
 from models import evaluate
 from models.batch import Float64, Int64
-from models.evaluate import Rows, Sums
+from models.sums import Rows, Sums, add_in_order
 from streaming.metrics import TaskMetrics
 
 HOUR_MS = 3_600_000
@@ -59,7 +59,7 @@ class HourlySums:
                 self._enters_at_once or hour in self._folded
             ):  # a row that follows its folded hour enters the total itself
                 start = self._folded.get(hour, np.zeros(4))
-                self._folded[hour] = evaluate.add_in_order(start, rows.figures[:, chosen])
+                self._folded[hour] = add_in_order(start, rows.figures[:, chosen])
                 entering |= chosen
             else:
                 self._open.setdefault(hour, Sums()).add(rows.where(chosen))

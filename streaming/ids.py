@@ -38,7 +38,7 @@ class Salt:
     """A space of ids of its own: equal values under two salts have different ids.
 
     Hashing anew costs 85 ns a string however many there are. A dict from string to id costs 55 ns for a handful, 250 for
-    20,000 and 450 for 100,000 (each look-up then waits for memory), and would need a bound: so there is none.
+    20,000 and 420 for 100,000 (each look-up then waits for memory), and would need a bound: so there is none.
 
     Example:
         >>> item = Salt("item")

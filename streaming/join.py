@@ -106,7 +106,7 @@ class Join:
     def _next_bound_ms(self, watermark_ms: int) -> int | None:
         reached_ms = self._watermark_ms
         if reached_ms is not None and watermark_ms <= reached_ms:
-            return None
+            return reached_ms if self._pending.is_ready(reached_ms) else None  # a late record takes effect at once
         times_ms = [
             self._pending.next_ms,
             self._held.next_ms,

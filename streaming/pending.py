@@ -100,6 +100,11 @@ class Pending:
         self._sort()
         return int(self._order[self._taken]) // 8 if len(self) else None
 
+    def is_ready(self, watermark_ms: int) -> bool:
+        """Whether `take` would give any."""
+        self._sort()
+        return len(self) > 0 and bool(self._order[self._taken] < watermark_ms * 8 + 4)
+
     def take(self, watermark_ms: int) -> tuple[range, list[int]]:
         """The positions of the records that take effect once the watermark is here, and when each does.
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.batch import Bool, Float64, Int64
-from models.evaluate import Rows
+from models.sums import Rows
 from streaming.events import Served
 from streaming.hourly import HOUR_MS, HourlyState, HourlySums, task_metrics
 from streaming.label import Example, Kind

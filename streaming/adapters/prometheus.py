@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from threading import Thread
 from types import TracebackType
 from typing import Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from streaming.label import Kind
@@ -61,6 +62,7 @@ class RunCollector(Collector):
         yield from _state(metrics)
         yield from _learning(metrics)
         yield from _scores(metrics)
+        yield from _delays(metrics)
 
 
 def _gauge(name: str, meaning: str, value: float | None) -> Iterator[Metric]:
@@ -127,10 +129,22 @@ def _state(metrics: RunMetrics) -> Iterator[Metric]:
     yield from _gauge("open_predictions", "Predictions that wait for their label.", metrics.open_predictions)
 
 
+# A refusal is a sentence with its figures in it, so that a person sees what happened; a label must not grow with them.
+_REASONS = {"running away": "running_away", "not finite": "not_finite", "exploding": "exploding", "": "other"}
+
+
+def _reason(sentence: str) -> str:
+    """The one of the closed set that the sentence speaks of."""
+    return next(reason for words, reason in _REASONS.items() if words in sentence)
+
+
 def _learning(metrics: RunMetrics) -> Iterator[Metric]:
     yield from _counter("steps", "Gradient steps.", metrics.steps)
     yield from _counter("taught_rows", "Rows that taught.", metrics.taught)
-    yield from _counter_by("refused_batches", "Batches that were not learned.", "reason", metrics.refused_batches)
+    refused: dict[str, int] = {}
+    for sentence, batches in metrics.refused_batches.items():
+        refused[_reason(sentence)] = refused.get(_reason(sentence), 0) + batches
+    yield from _counter_by("refused_batches", "Batches that were not learned.", "reason", refused, _REASONS.values())
     yield from _gauge("loss_nats", "Loss of the last step for each configured row.", metrics.last_loss)
     yield from _gauge("kappa_ratio", "Mass taught for each click seen.", metrics.kappa)
     yield from _gauge("embedding_rows", "Rows in the embedding tables.", metrics.embedding_rows)
@@ -175,6 +189,16 @@ def _scores(metrics: RunMetrics) -> Iterator[Metric]:
             if figure is not None and math.isfinite(figure):
                 gauge.add_metric(values, figure)
         yield gauge
+
+
+def _delays(metrics: RunMetrics) -> Iterator[Metric]:
+    # The edges are where bins start; a bucket ends where the next one does. Without a sum: it is not counted.
+    if not metrics.delay_counts:
+        return
+    ends = [*(str(edge / 1000) for edge in metrics.delay_edges_ms[1:]), "+Inf"]
+    buckets = list(zip(ends, accumulate(metrics.delay_counts), strict=True))
+    meaning = "Time from click to conversion, of clicks whose attribution window has passed."
+    yield HistogramMetricFamily("afterclick_conversion_delay_seconds", meaning, buckets=buckets)
 
 
 class Closable(Protocol):

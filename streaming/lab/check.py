@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 import xxhash
 
-from streaming.adapters.files import LogError, find_parts, read_lines
-from streaming.arrivals import Place
+from streaming.adapters.files import LogError, find_parts
 from streaming.events import EventDecoder, Malformed, RecordKind
 from streaming.lab.clocks import Bool, Int64, behind_newest_ms, futures_of
 from streaming.lab.findings import LogFindings, Quantiles, Refusal, StreamFindings
 from streaming.lab.following import Column, follow, silences
 from streaming.lab.problems import advice_for, problems_in
+from streaming.lab.raw_lines import raw_lines
 from streaming.lab.sampling import decode_any
 from streaming.settings import Settings
 
@@ -110,7 +110,7 @@ def _read(log: Path, paths: list[Path], decoder: EventDecoder) -> _Stream:
     for path in paths:
         stream.part_starts.append(len(stream.ids))
         try:
-            for block in read_lines(path, Place()):
+            for block in raw_lines(path):
                 for place, event in enumerate(decode_any(decoder, block.lines)):
                     if not isinstance(event, Malformed):
                         stream.ids.append(digest(event.impression_id.encode()))

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from streaming.adapters.files import LogError, find_parts, read_lines
-from streaming.arrivals import Place
+from streaming.adapters.files import LogError, find_parts
 from streaming.events import Conversion, EventDecoder, Impression, Malformed, RecordKind
 from streaming.lab.durations import in_words, utc
+from streaming.lab.raw_lines import raw_lines
 from streaming.lab.sampling import decode_any
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics
 from streaming.outputs import ExampleLine, SideLine
@@ -249,7 +249,7 @@ def _mentioning(path: Path, impression_id: str) -> Iterator[tuple[int, bytes]]:
     needle = impression_id.encode()
     # A writer of JSON may escape any of these; then every line is looked into.
     is_plain = impression_id.isascii() and not set(impression_id) & set("\"\\/<>&'")
-    for block in read_lines(path, Place()):
+    for block in raw_lines(path):
         for number, line in enumerate(block.lines, block.first_line):
             if line and (not is_plain or needle in line):
                 yield number, line

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streaming.adapters.files import LogError, find_parts, read_lines
-from streaming.arrivals import Place
+from streaming.adapters.files import LogError, find_parts
 from streaming.events import Event, EventDecoder, Impression, Malformed, RecordKind
 from streaming.lab.clocks import Int64, behind_newest_ms, futures_of
 from streaming.lab.columns import leaves
 from streaming.lab.mapping import Mapped, find_fields
+from streaming.lab.raw_lines import raw_lines
 from streaming.settings import EventTime, Windows
 
 RECORDS = (
@@ -162,7 +162,7 @@ def _last_times_ms(path: Path, decoder: EventDecoder, stream: StreamSample) -> I
     start = max(path.stat().st_size - LAST_BYTES, 0) if path.name.endswith(".jsonl") else 0
     last: list[bytes] = []
     try:
-        for block in read_lines(path, Place(start=start)):
+        for block in raw_lines(path, start=start):
             last = (last + block.lines)[-1_000:]
     except LogError as error:
         stream.broken.append(str(error))
@@ -186,7 +186,7 @@ def _drop_futures(sample: Sample) -> None:
 def _lines(paths: list[Path], broken: list[str]) -> Iterator[bytes]:
     for path in paths:
         try:
-            for block in read_lines(path, Place()):
+            for block in raw_lines(path):
                 yield from filter(bytes.strip, block.lines)
         except LogError as error:
             broken.append(str(error))

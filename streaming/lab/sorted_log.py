@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import heapq
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +17,11 @@ from typing import Any
 import msgspec
 
 from streaming.events import RecordKind
+from streaming.lab.csv_rows import is_utf8
 
 STEMS = tuple(kind.stem for kind in RecordKind)
-RUN_LINES = 1_000_000  # lines sorted in memory at a time: about 300 MB, and 184 runs for the largest set known
+DEAD_LETTERS = "dead_letters.jsonl"
+RUN_LINES = 500_000  # lines of a stem sorted in memory at a time: 150 MB, and 370 runs for the largest set known
 _PREFIX = 34  # f"{event_time_ms:020d} {number:012d} ": makes text order time order, ties by number
 
 
@@ -27,9 +30,10 @@ class SortedLog:
 
     Args:
         out: the directory, created if missing. Left as it was found if the body of the `with` statement raises.
+        run_lines: lines of a stem that are sorted in memory; more are spilled.
 
     Raises:
-        FileExistsError: `out` already holds a log.
+        FileExistsError: `out` is a file, or already holds what would be written.
 
     Example:
         >>> import tempfile
@@ -42,22 +46,26 @@ class SortedLog:
         {"impression_id":"a"}
     """
 
-    def __init__(self, out: Path) -> None:
-        there = [name for stem in STEMS for name in sorted(entry.name for entry in out.glob(f"{stem}*"))]
+    def __init__(self, out: Path, *, run_lines: int = RUN_LINES) -> None:
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"OUT {out} is a file: give an empty or new directory")
+        names = (*(f"{stem}*" for stem in STEMS), "settings.toml", DEAD_LETTERS)
+        there = [entry.name for name in names for entry in sorted(out.glob(name))]
         if there:
             raise FileExistsError(f"OUT {out} already holds {there[0]}: give an empty or new directory")
+        self._run_lines = run_lines
         self.out = out
         self.counts = dict.fromkeys((*STEMS, "dead_letters"), 0)
         self._made = not out.exists()
-        self._spill = out / ".sorting"
         self._waiting: dict[str, list[bytes]] = {stem: [] for stem in STEMS}
         self._runs: dict[str, list[Path]] = {stem: [] for stem in STEMS}
         self._encoder = msgspec.json.Encoder()
         self._written: list[Path] = []
 
     def __enter__(self) -> SortedLog:
-        self._spill.mkdir(parents=True)
-        self._dead_letters = (self._spill / "dead_letters.jsonl").open("wb")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._spill = Path(tempfile.mkdtemp(prefix=".sorting-", dir=self.out))
+        self._dead_letters = (self._spill / DEAD_LETTERS).open("wb")
         return self
 
     def __exit__(
@@ -76,7 +84,7 @@ class SortedLog:
         waiting = self._waiting[stem]
         waiting.append(b"%020d %012d " % (event_time_ms, number) + self._encoder.encode(record))
         self.counts[stem] += 1
-        if len(waiting) == RUN_LINES:
+        if len(waiting) == self._run_lines:
             self._spill_run(stem)
 
     def refuse(self, at: str, reason: str, record: str) -> None:
@@ -89,10 +97,9 @@ class SortedLog:
         """
         letter: dict[str, Any] = {"door": "dead_letters", "kind": "impression", "reason": reason, "at": at}
         letter |= {"impression_id": None, "event_time_ms": None, "watermark_ms": None}
-        try:
-            record.encode()
+        if is_utf8(record):
             letter["record"] = record
-        except UnicodeEncodeError:
+        else:
             letter["record_base64"] = base64.b64encode(record.encode("utf-8", "surrogateescape")).decode()
         self._dead_letters.write(self._encoder.encode(letter) + b"\n")
         self.counts["dead_letters"] += 1
@@ -104,7 +111,7 @@ class SortedLog:
                 file.writelines(line[_PREFIX:] for line in self._merged(stem))
         self._dead_letters.close()
         if self.counts["dead_letters"]:
-            Path(self._dead_letters.name).replace(self._final("dead_letters.jsonl"))
+            Path(self._dead_letters.name).replace(self._final(DEAD_LETTERS))
 
     def write(self, name: str, text: str) -> None:
         """A file beside the log, such as its settings."""

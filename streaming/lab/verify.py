@@ -93,7 +93,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
             told += [f"          {difference}" for difference in check.differences]
             if check.broken > len(check.differences):
                 told.append(f"          and {check.broken - len(check.differences):,} more")
-        share = "no clicks" if self.clicks.share is None else f"{self.clicks.share:.2%} of {self.clicks.logged:,} clicks"
+        share = (
+            "no clicks" if self.clicks.share is None else f"{self.clicks.share:.2%} of {self.clicks.logged:,} clicks"
+        )
         where = ", ".join(f"{count:,} {place}" for place, count in self.clicks.elsewhere.items() if count)
         told.append(f"clicks: {share} ended in a CLICKED example" + (f"; else {where}" if where else ""))
         told.append("open at the end: " + ", ".join(f"{count:,} {what}" for what, count in self.open.items()))

@@ -60,7 +60,7 @@ WITH doors AS (
     SELECT n, fate FROM fate WHERE fate IN ('used', 'open')
 )
 SELECT coalesce(source.place, doors.place) AS what, CASE WHEN source.n IS NOT NULL THEN 'exactly one door' ELSE 'no such record' END AS want,
-       array_to_string(list_concat([fate], files), ' and ') AS got
+       coalesce(nullif(array_to_string(list_concat([fate], files), ' and '), ''), 'none') AS got
 FROM source FULL JOIN doors ON doors.place = source.place AND doors.kind = source.kind LEFT JOIN inside USING (n)
 WHERE source.n IS NULL OR coalesce(len(files), 0) + (fate IS NOT NULL)::INTEGER <> 1
 ORDER BY what

@@ -62,7 +62,7 @@ class VerifyError(ValueError):
     """A run cannot be verified; the message names what is missing or unreadable and what to do."""
 
 
-class Refusal(ValueError):
+class Refused(ValueError):  # noqa: N818 - what became of the line, not a fault of ours
     """A line is no record of its kind; the message says why."""
 
 
@@ -106,7 +106,7 @@ class Envelope:
         >>> click.read(b'{"impression_id": "a", "event_time_ms": 1700000000}')
         Traceback (most recent call last):
         ...
-        streaming.lab.verify_tables.Refusal: event_time_ms: 1700000000 looks like seconds
+        streaming.lab.verify_tables.Refused: event_time_ms: 1700000000 looks like seconds
     """
 
     def __init__(self, kind: int, fields: Fields, *, is_text: bool = True) -> None:
@@ -124,26 +124,26 @@ class Envelope:
         """(impression_id, event time in ms, value) of a line.
 
         Raises:
-            Refusal: the line is malformed.
+            Refused: the line is malformed.
         """
         try:
             record = self._decode(line.decode())
         except UnicodeDecodeError as error:
-            raise Refusal(f"not UTF-8: {error}") from None
+            raise Refused(f"not UTF-8: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise Refusal(f"not JSON: {error}") from None
+            raise Refused(f"not JSON: {error}") from None
         if type(record) is not dict:
-            raise Refusal(f"not an object but {type(record).__name__}")
+            raise Refused(f"not an object but {type(record).__name__}")
         identity = _descend(record, self._id_path)
         if type(identity) is not str or not identity or not _is_unicode(identity):
-            raise Refusal(f"{self.fields.impression_id}: {identity!r} is no id (a string that is not empty)")
+            raise Refused(f"{self.fields.impression_id}: {identity!r} is no id (a string that is not empty)")
         time_ms = _milliseconds(_descend(record, self._time_path), self.fields.event_time, self.fields.time_unit)
         if self.kind == 0:
             if type(self._spelled(_descend(record, self._features_path))) is not dict:
-                raise Refusal(f"{self.fields.features}: no object")
+                raise Refused(f"{self.fields.features}: no object")
             served = self._spelled(_descend(record, self._served_path))
             if served is not None and not _is_served(served):
-                raise Refusal(f"{self.fields.served}: {served!r} is no prediction (pctr, pcvr, weights_version)")
+                raise Refused(f"{self.fields.served}: {served!r} is no prediction (pctr, pcvr, weights_version)")
         value = _descend(record, self._value_path) if self.kind == 2 else None
         return identity, time_ms, None if value is None else _number(value, self.fields.value)
 
@@ -181,7 +181,7 @@ def _number(value: Any, name: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise Refusal(f"{name}: {value!r} is no number")
+        raise Refused(f"{name}: {value!r} is no number")
     return number
 
 
@@ -211,15 +211,15 @@ _TO_MS: dict[TimeUnit, tuple[tuple[type, ...], Callable[[Any], int]]] = {
 def _milliseconds(value: Any, name: str, unit: TimeUnit) -> int:
     types, to_ms = _TO_MS[unit]
     if type(value) not in types:
-        raise Refusal(f"{name}: {value!r} is no time in {unit}")
+        raise Refused(f"{name}: {value!r} is no time in {unit}")
     try:
         time_ms = to_ms(value)
     except (ValueError, OverflowError):
-        raise Refusal(f"{name}: {value!r} is no time in {unit}") from None
+        raise Refused(f"{name}: {value!r} is no time in {unit}") from None
     if time_ms < EARLIEST_MS:
-        raise Refusal(f"{name}: {value!r} looks like seconds")
+        raise Refused(f"{name}: {value!r} looks like seconds")
     if time_ms > LATEST_MS:
-        raise Refusal(f"{name}: {value!r} looks like microseconds")
+        raise Refused(f"{name}: {value!r} looks like microseconds")
     return time_ms
 
 
@@ -275,8 +275,8 @@ def read_log(database: duckdb.DuckDBPyConnection, log: Path, fields: Log, progre
             n += 1
             try:
                 records.append((n, file, kind, line, *read(raw), raw))
-            except Refusal as refusal:
-                malformed.append((n, file, kind, line, str(refusal), raw))
+            except Refused as refused:
+                malformed.append((n, file, kind, line, str(refused), raw))
     records.flush()
     malformed.flush()
 
@@ -293,7 +293,9 @@ def _parts(log: Path) -> list[tuple[int, Path]]:
             found = [path for path in sorted(found[0].iterdir()) if path.name.endswith(SUFFIXES)]
         parts += [(kind, path) for path in found]
     if not parts:
-        raise VerifyError(f"LOG {log} holds no impressions, clicks or conversions: give the directory the run was made from")
+        raise VerifyError(
+            f"LOG {log} holds no impressions, clicks or conversions: give the directory the run was made from"
+        )
     return parts
 
 
@@ -301,7 +303,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1; the rows of a Parquet file as JSON text."""
     line = 0
     try:
-        for line, raw in enumerate(_rows(path) if path.suffix == ".parquet" else _lines(path), 1):  # noqa: B007
+        for line, raw in enumerate(_rows(path) if path.suffix == ".parquet" else _lines(path), 1):
             if raw and not raw.isspace():
                 yield line, raw
     except (OSError, EOFError, zlib.error, zstandard.ZstdError, duckdb.Error) as error:
@@ -312,7 +314,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         lines: Iterable[bytes] = file
         if path.suffix == ".gz":
-            lines = gzip.open(file)
+            lines = gzip.GzipFile(fileobj=file)
         elif path.suffix == ".zst":
             frames = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(file, read_across_frames=True)
             lines = io.BufferedReader(frames, 1 << 20)
@@ -335,7 +337,9 @@ def read_run(database: duckdb.DuckDBPyConnection, run: Path, progress: Progress)
     """
     path = run / "examples.jsonl.zst"
     if not path.exists():
-        raise VerifyError(f"RUN {run} holds no {path.name}: give the directory that `afterclick replay` wrote with --out")
+        raise VerifyError(
+            f"RUN {run} holds no {path.name}: give the directory that `afterclick replay` wrote with --out"
+        )
     progress(f"reading {path.name}")
     examples = _Rows(database, "example")
     for line, example in _decoded(path, msgspec.json.Decoder(_ExampleRow)):
@@ -346,7 +350,13 @@ def read_run(database: duckdb.DuckDBPyConnection, run: Path, progress: Progress)
         path = run / f"{door}.jsonl"
         for line, row in _decoded(path, msgspec.json.Decoder(_SideRow)) if path.exists() else ():
             *envelope, record, in_base64 = msgspec.structs.astuple(row)
-            raw = base64.b64decode(in_base64) if in_base64 is not None else record.encode() if record is not None else None
+            raw = (
+                base64.b64decode(in_base64)
+                if in_base64 is not None
+                else record.encode()
+                if record is not None
+                else None
+            )
             side_outputs.append((door, line, *envelope, raw))
     side_outputs.flush()
 
@@ -356,4 +366,6 @@ def _decoded(path: Path, decoder: msgspec.json.Decoder[Row]) -> Iterator[tuple[i
         try:
             yield line, decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise VerifyError(f"{path.name}:{line} is not as docs/formats.md says: {error}; replay the log again") from error
+            raise VerifyError(
+                f"{path.name}:{line} is not as docs/formats.md says: {error}; replay the log again"
+            ) from error

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Callable
 
 import msgspec
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.safeguards import Refusals
+from models.schema import Safeguards
 from streaming.adapters.prometheus import MetricsPortError, RunCollector, serve
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics, TaskMetrics
 
@@ -53,7 +57,9 @@ RUN = RunMetrics(
     open_predictions=4,
     steps=9,
     taught=930,
-    refused_batches={"loss_limit": 1},
+    refused_batches={"the loss is nan: a feature or a weight is not finite": 1},
+    delay_edges_ms=[0, 1_000, 2_000],
+    delay_counts=[3, 5, 2],
     kappa=0.93,
     last_loss=0.21,
     embedding_rows=321,
@@ -64,9 +70,9 @@ RUN = RunMetrics(
 )
 
 
-def registry_of(metrics: RunMetrics, **arguments: object) -> CollectorRegistry:
+def registry_of(metrics: RunMetrics, *, clock: Callable[[], int] | None = None) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(RunCollector(lambda: metrics, **arguments))
+    registry.register(RunCollector(lambda: metrics, clock=clock))
     return registry
 
 
@@ -87,7 +93,10 @@ def registry_of(metrics: RunMetrics, **arguments: object) -> CollectorRegistry:
         ("afterclick_open_predictions", {}, 4),
         ("afterclick_steps_total", {}, 9),
         ("afterclick_taught_rows_total", {}, 930),
-        ("afterclick_refused_batches_total", {"reason": "loss_limit"}, 1),
+        ("afterclick_refused_batches_total", {"reason": "not_finite"}, 1),
+        ("afterclick_conversion_delay_seconds_bucket", {"le": "1.0"}, 3),
+        ("afterclick_conversion_delay_seconds_bucket", {"le": "2.0"}, 8),
+        ("afterclick_conversion_delay_seconds_bucket", {"le": "+Inf"}, 10),
         ("afterclick_kappa_ratio", {}, 0.93),
         ("afterclick_loss_nats", {}, 0.21),
         ("afterclick_embedding_rows", {}, 321),
@@ -114,12 +123,14 @@ def test_every_figure_of_a_run_is_shown(name: str, labels: dict[str, str], value
 
 
 def test_every_field_of_the_metrics_moves_something_that_is_shown() -> None:
-    # Sums by hour and the delay histogram are the report's: they carry a time each, and would never end as labels.
-    unshown = {"format", "hours", "delay_edges_ms", "delay_counts"}
+    # Sums by hour are the report's: they carry a time each, and would never end as labels. Edges come with their counts.
+    unshown = {"format", "hours", "delay_edges_ms"}
     blank = generate_latest(registry_of(RunMetrics(watermark_ms=0, max_event_time_ms=0)))
     for field in msgspec.structs.fields(RunMetrics):
         moved = RunMetrics(watermark_ms=0, max_event_time_ms=0)
         setattr(moved, field.name, getattr(RUN, field.name))
+        if field.name == "delay_counts":
+            moved.delay_edges_ms = RUN.delay_edges_ms
         assert (generate_latest(registry_of(moved)) == blank) == (field.name in unshown), field.name
 
 
@@ -181,7 +192,7 @@ def test_the_metrics_are_read_once_a_scrape() -> None:
 def test_the_text_parses_and_names_and_labels_keep_the_conventions() -> None:
     families = list(text_string_to_metric_families(generate_latest(registry_of(RUN, clock=lambda: 0)).decode()))
     labels = {label for family in families for sample in family.samples for label in sample.labels}
-    assert labels == {"kind", "door", "feature", "reason", "task", "whose"}
+    assert labels == {"kind", "door", "feature", "reason", "task", "whose", "le"}
     assert len({family.name for family in families}) == len(families)
     for family in families:
         assert family.name.startswith("afterclick_")
@@ -189,6 +200,24 @@ def test_the_text_parses_and_names_and_labels_keep_the_conventions() -> None:
         assert not family.name.endswith(("_ms", "_milliseconds", "_percent"))
         for sample in family.samples:
             assert (family.type == "counter") == sample.name.endswith("_total")
+            assert (family.type == "histogram") == sample.name.endswith("_bucket")
+
+
+def test_every_refusal_of_the_safeguards_has_a_reason_of_a_closed_set() -> None:
+    refusals = Refusals(Safeguards(breaker_armed_after=1))
+    refusals.observe_outcomes(100, 1)
+    sentences = {
+        "running_away": refusals.of_predictions(np.array([0.9]), clicked=np.array([True])),
+        "exploding": refusals.of_loss(1e6, rows=1),
+        "not_finite": refusals.of_loss(float("nan"), rows=1),
+        "other": "the moon is full",
+    }
+    for reason, sentence in sentences.items():
+        assert sentence is not None
+        registry = registry_of(RunMetrics(refused_batches={sentence: 2, f"{sentence}, again": 3}))
+        assert registry.get_sample_value("afterclick_refused_batches_total", {"reason": reason}) == 5
+        in_all = [s.value for family in registry.collect() for s in family.samples if "refused_batches" in s.name]
+        assert (len(in_all), sum(in_all)) == (4, 5)
 
 
 def test_hostile_label_values_survive_the_text_format() -> None:

@@ -15,6 +15,7 @@ import pytest
 from fabricate import FabricatedRun, fabricate_run, measure, write_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 from sklearn.metrics import roc_auc_score
 
 from streaming.lab.report import RunFilesError, write_report
@@ -66,7 +67,11 @@ class Reader(HTMLParser):
 
 
 def read(path: Path) -> Reader:
-    return Reader(path.read_text(encoding="utf-8"))
+    """The page without plotly, which must be there once and is 99 % of it."""
+    before, found, after = path.read_text(encoding="utf-8").partition(get_plotlyjs())
+    assert found
+    assert get_plotlyjs() not in after
+    return Reader(before + after)
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +88,8 @@ def test_the_page_has_every_section_and_its_contents_lead_there(ordinary: tuple[
     assert links == [f"#{anchor}" for anchor in anchors]
 
 
-def test_the_page_holds_one_copy_of_plotly_and_asks_the_network_for_nothing(
-    ordinary: tuple[FabricatedRun, Reader],
-) -> None:
+def test_the_page_asks_the_network_for_nothing(ordinary: tuple[FabricatedRun, Reader]) -> None:
     _, page = ordinary
-    assert sum(len(script) > 1_000_000 for script in page.scripts) == 1
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "img", "object", "embed", "base")
         assert "src" not in attributes
@@ -189,7 +191,7 @@ def test_a_figure_without_a_value_says_so_and_why(
     page = read(write_report(made.run, log=made.log))
     for reason in reasons:
         assert f"no value {reason}" in page.text
-    assert not re.search(r"\b(nan|NaN|None|inf)\b", page.text)
+    assert not re.search(r"\b(nan|NaN|None(?! of it)|inf)\b", page.text)
     for picture in page.pictures:
         plotly.graph_objects.Figure(picture)
 
@@ -342,7 +344,7 @@ def _scored_clicks(directory: Path, p: list[float], y: list[int]) -> RunSums:
     return RunSums(scratch, directory, None, RunMetrics())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from([0.01, 0.1, 0.25, 0.5, 0.9]), st.integers(0, 1)), min_size=1, max_size=40))
 def test_auc_is_exact_with_ties(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, int]]) -> None:
     p, y = [score for score, _ in rows], [label for _, label in rows]

@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {"impressions": 5_000, "days": 3, "users": 300, "items":
 def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World, WorldSummary]:
     """More than one chunk, many facts, nothing wrong."""
     log = tmp_path_factory.mktemp("dense")
-    world = World.clean(impressions=40_000, days=6, users=2_000, items=3_000, ctr=0.2, cvr=0.4)
+    world = World.clean(impressions=36_000, days=6, users=2_000, items=3_000, ctr=0.2, cvr=0.4)
     return log, world, generate(log, world)
 
 
@@ -40,7 +40,7 @@ def dense_impressions(dense: tuple[Path, World, WorldSummary]) -> list[dict[str,
 
 
 def records(log: Path, stem: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (log / f"{stem}.jsonl").read_bytes().splitlines()]
+    return [msgspec.json.decode(line) for line in (log / f"{stem}.jsonl").read_bytes().splitlines()]
 
 
 def files(log: Path) -> dict[str, bytes]:
@@ -312,7 +312,9 @@ def mishaps_seen(log: Path, world: World) -> set[str]:
         lines = (log / f"{stem}.jsonl").read_bytes().splitlines()
         decoded = EventDecoder(kind, Fields()).decode(lines)
         good = [
-            json.loads(line) for line, event in zip(lines, decoded, strict=True) if not isinstance(event, Malformed)
+            msgspec.json.decode(line)
+            for line, event in zip(lines, decoded, strict=True)
+            if not isinstance(event, Malformed)
         ]
         past = [record for record in good if record["event_time_ms"] <= end_ms + world.click_window_ms]
         times = np.array([record["event_time_ms"] for record in past])
@@ -328,7 +330,7 @@ def mishaps_seen(log: Path, world: World) -> set[str]:
         if len(set(lines)) == len(lines) and (behind_ms > world.out_of_orderness_ms).any():
             seen.add("late_share")
         names = collections.Counter(json.dumps([r["impression_id"], r["event_time_ms"]]) for r in past)
-        if stem != "impressions" and len({json.loads(name)[0] for name in names}) < len(names):
+        if stem != "impressions" and len({msgspec.json.decode(name)[0] for name in names}) < len(names):
             seen.add("second_fact_share")
         for record in past:
             name, time_ms = record["impression_id"], record["event_time_ms"]

@@ -180,9 +180,9 @@ def test_full_table_hands_on_the_rows_untouched_for_longest(batches, max_rows):
 
 def test_queue_of_a_large_table_evicts_in_the_same_order():
     rng = np.random.default_rng(0)
-    own, law = table(1500), LeastRecentlyTouched(1500)
-    for step in range(1, 60):
-        ids = rng.zipf(1.3, 200) % 10_000
+    own, law = table(3000), LeastRecentlyTouched(3000)
+    batches = [np.arange(3000), *rng.integers(0, 6000, (200, 8))]  # some 4 new ids a step, 11 rows queued at once
+    for step, ids in enumerate(batches, 1):
         teach(own, ids, step=step)
         law.teach(ids.tolist(), step=step)
     assert len(law.evicted) > 500

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from sklearn import metrics as judge
 
 from models.evaluate import (
-    Sums,
     auc,
     bucketed_auc,
     calibration,
@@ -19,6 +18,7 @@ from models.evaluate import (
     normalized_entropy,
     reliability,
 )
+from models.sums import Sums
 
 probabilities = st.one_of(st.sampled_from([0.0, 1.0, 0.25, 0.5]), st.floats(0, 1))
 rows = st.lists(st.tuples(probabilities, st.integers(0, 1)), max_size=60)

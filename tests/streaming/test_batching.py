@@ -29,7 +29,7 @@ def dues(groups):
 
 
 KINDS = st.sampled_from([Kind.UNCLICKED, Kind.CLICKED, Kind.OUTCOME])
-STREAM = st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 3, 9, 25]), KINDS), max_size=40).map(
+STREAM = st.lists(st.tuples(st.sampled_from([0, 0, 0, 0, 0, 0, 1, 3, 12]), KINDS), max_size=30).map(
     lambda steps: [
         example(due, kind, name=str(number))
         for number, (due, (_, kind)) in enumerate(
@@ -57,7 +57,7 @@ def test_groups_are_the_same_however_examples_and_watermark_arrive(examples, bat
     batcher = Batcher(batch_size=batch_size, batch_interval_ms=INTERVAL)
     groups, at = [], 0
     while at < len(examples):
-        length = data.draw(st.integers(1, 15), "length")
+        length = data.draw(st.sampled_from([1, 1, 2, 5, 15]), "length")
         groups += batcher.on_examples(examples[at : at + length])
         at += length
         if at < len(examples) and examples[at - 1].due_ms < examples[at].due_ms:
@@ -72,6 +72,19 @@ def test_groups_are_the_same_however_examples_and_watermark_arrive(examples, bat
     groups += batcher.flush()
     assert unpacked(groups) == unpacked(grouped(examples, batch_size))
     assert list(batcher.flush()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
+def test_feeding_one_by_one_is_feeding_all_at_once(batch_size):
+    examples = [
+        example(due, Kind.OUTCOME if due % 6 == 0 else Kind.CLICKED, str(due))
+        for due in range(0, 60, 2)
+        for _ in range(2)
+    ]
+    at_once, one_by_one = (Batcher(batch_size=batch_size, batch_interval_ms=INTERVAL) for _ in range(2))
+    expected = [*at_once.on_examples(examples), *at_once.flush()]
+    fed = [group for one in examples for group in one_by_one.on_examples([one])]
+    assert unpacked([*fed, *one_by_one.flush()]) == unpacked(expected) == unpacked(grouped(examples, batch_size))
 
 
 def unpacked(groups):
@@ -181,7 +194,7 @@ IMPRESSIONS = st.builds(
     Impression,
     impression_id=st.text(min_size=1, max_size=5),
     event_time_ms=st.integers(START, START + 10**9),
-    features=st.binary(max_size=40).map(msgspec.Raw) | st.just(msgspec.Raw(b' {"a" : 1.0} \n')),
+    features=st.binary(max_size=30).map(msgspec.Raw) | st.just(msgspec.Raw(b' {"a" : 1.0} \n')),
     served=st.none() | st.builds(Served, st.floats(0, 1), st.floats(0, 1), st.none() | st.integers(0, 9)),
     join_key=st.none() | st.text(min_size=1, max_size=3),
 )

@@ -103,6 +103,7 @@ _TERMS = {
     "count whole hours only, else clicks would be missing where their neighbours are in; CVR counts a click once its outcome is known.",
     "CTR, CVR, CTCVR": "clicks of impressions; conversions of clicks; conversions of impressions. CVR is scored when a click's attribution "
     "window has passed, for converted and other clicks alike.",
+    "no value, –": "a figure that cannot be computed says why; a dash is a time without rows.",
     "model, served": "the prediction made by this run before it learned, or the one the impression was shown under, where the log says.",
 }
 

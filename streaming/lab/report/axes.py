@@ -77,7 +77,7 @@ def rule(axis: str, at: Any, *, dash: str = "solid", colour: str = FAINT) -> dic
     ends = {"x0": at, "x1": at, "y0": 0, "y1": 1, "xref": "x", "yref": "paper"}
     if axis == "y":
         ends = {"y0": at, "y1": at, "x0": 0, "x1": 1, "yref": "y", "xref": "paper"}
-    return {"type": "line", "line": {"color": colour, "width": 1, "dash": dash}, "layer": "between", **ends}
+    return {"type": "line", "line": {"color": colour, "width": 1, "dash": dash}, "layer": "above", **ends}
 
 
 def note(x: Any, y: float, text: str, **more: Any) -> dict[str, Any]:

@@ -15,11 +15,7 @@ from streaming.metrics import RunMetrics
 from streaming.settings import Windows
 
 _SHARES = [share / 200 for share in range(201)]
-
-
 _MOST_BARS = 200
-
-
 _KIND_COLOURS = {
     "UNCLICKED": "#c9d3df",
     "CLICKED": COLOURS["ctr"],

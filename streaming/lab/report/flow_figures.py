@@ -23,8 +23,6 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 _DELAYS = ((1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"), (3_600, "1 h"), (21_600, "6 h"), (86_400, "1 d"))
-
-
 _LONG_DELAYS = ((604_800, "7 d"), (2_592_000, "30 d"))
 
 

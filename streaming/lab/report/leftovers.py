@@ -16,8 +16,6 @@ _RECORD_COLOURS = {
     "conversion": COLOURS["cvr"],
     "malformed": "#7c5c69",
 }
-
-
 _DOORS = {
     "dead_letters": "could not be read",
     "future": "stamped too far ahead of everything else",
@@ -69,7 +67,7 @@ def side_outputs(report: Page, run: Path, metrics: RunMetrics) -> None:
         "Side outputs",
         "Nothing is dropped in silence: these records are counted, and kept whole in the run directory.",
         *blocks,
-        *samples,
+        *([element("h3", "A few of them, whole"), *samples] if samples else []),
     )
 
 

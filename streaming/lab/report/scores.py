@@ -124,11 +124,16 @@ def headline(report: Page, scored: list[Scored], metrics: RunMetrics, facts: Htm
         run, auc = one.run, None if one.files is None else one.files.auc
         missing = why if run.n == 0 or one.files is not None else "the files do not hold its rows"
         rows.append(
-            (page.joined([chip, one.name]), page.count(run.n), page.count(run.sum_y), *_figures(run, auc, why, missing))
+            (
+                element("span", chip, one.name, class_="name"),
+                page.count(run.n),
+                page.count(run.sum_y),
+                *_figures(run, auc, why, missing),
+            )
         )
         if one.truth is not None:
             chip = element("span", class_="chip truth")
-            name = element("span", chip, "the truth itself", class_="soft")
+            name = element("span", chip, "the truth itself", class_="soft name")
             true = one.truth
             rows.append((name, page.count(true.n), page.count(true.sum_y), *_figures(true, true.auc, why, why)))
     pictures = page.grid(

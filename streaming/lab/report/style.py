@@ -37,6 +37,7 @@ figure { margin: 0 0 12px; min-width: 0; }
 .card h3 { color: var(--tone, var(--ink)); }
 .card .big { margin: 6px 0 0; font-size: 32px; font-weight: 620; letter-spacing: -.02em; line-height: 1.2; }
 .card .big .none { font-size: 22px; }
+.card .big small { font-weight: 400; font-size: 13px; letter-spacing: 0; }
 .card .what { margin: 0; color: var(--muted); font-size: 13px; }
 .card dl { display: flex; gap: 26px; margin: 14px 0 0; }
 dt { color: var(--muted); font-size: 12.5px; }

@@ -15,19 +15,12 @@ from streaming.lab.report.files import RunFilesError
 from streaming.metrics import RunMetrics, TaskMetrics
 
 HOUR_MS = 3_600_000
-
-
 # DuckDB sorts and joins in this much and spills the rest beside its scratch file.
 _MEMORY_LIMIT = "1GB"
-
-
 # What a file without score bins in metrics.json is cut into.
 _BINS = 20
-
-
 # Predictions are clipped to this distance from 0 and 1 in a log loss computed here, so that it stays finite.
 _EPSILON = 1e-12
-
 
 _EXAMPLES = {
     "kind": "VARCHAR",
@@ -42,8 +35,6 @@ _EXAMPLES = {
     "neg": "DOUBLE",
     "step": "BIGINT",
 }
-
-
 _PREDICTIONS = {
     "impression_id": "VARCHAR",
     "event_time_ms": "BIGINT",
@@ -296,7 +287,7 @@ def open_run_sums(run: Path, log: Path | None, metrics: RunMetrics) -> Iterator[
             files = RunSums(Path(scratch), run, log, metrics)
         except duckdb.Error as error:
             raise RunFilesError(
-                f"the files of {run} cannot be read: {error}; `docs/formats.md` says how they should be"
+                f"the files of {run} cannot be read: {str(error).splitlines()[0]}; `docs/formats.md` says how they should be"
             ) from error
         with closing(files):
             yield files

@@ -1,0 +1,537 @@
+"""The learner: what it reports, refuses, keeps and finds out."""
+
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.batch import Batch, Event, Inputs
+from models.embedding import start_vectors
+from models.schema import Feature, Network, Optimizer, Safeguards
+from models.trainer import Learner, Snapshot, StepReport
+
+FEATURES = [
+    Feature(name="user", kind="categorical"),
+    Feature(name="hour", kind="categorical", task="ctr"),
+    Feature(name="item", kind="categorical", width=3),
+    Feature(name="shop", kind="categorical", task="cvr", width=3),
+    Feature(name="age", kind="numeric", transform="buckets", boundaries=(20.0, 40.0)),
+    Feature(name="tags", kind="multi"),
+    Feature(name="history", kind="sequence", ids_of="item", width=3),
+    Feature(name="words", kind="multi", task="cvr"),
+    Feature(name="price", kind="numeric"),
+    Feature(name="depth", kind="numeric", task="ctr"),
+]
+SINGLES, BAGS, NUMBERS = 5, 3, 2
+EVENTS = [Event.UNCLICKED, Event.CLICKED, Event.MATURED]
+
+
+def learner(
+    features=FEATURES, *, method="mature", batch_size=32, network=None, optimizer=None, safeguards=None
+) -> Learner:
+    return Learner(
+        features,
+        network=network or Network(towers=(8, 4), embedding_width=4, threads=1),
+        optimizer=optimizer or Optimizer(),
+        safeguards=safeguards or Safeguards(),
+        method=method,
+        batch_size=batch_size,
+        kappa_half_life_ms=10_000,
+    )
+
+
+def inputs(rows: int, rng: np.random.Generator) -> Inputs:
+    sizes = rng.integers(1, 4, BAGS * rows)
+    numbers = rng.normal(size=(rows, NUMBERS)).astype(np.float32)
+    numbers[rng.random(numbers.shape) < 0.2] = np.nan
+    return Inputs(
+        ids=rng.integers(-9, 9, (rows, SINGLES)) + 100 * np.arange(SINGLES),
+        bag_ids=rng.integers(1000, 1030, sizes.sum()),
+        bag_offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        numbers=numbers,
+    )
+
+
+def batch(rows: int, seed: int, events=EVENTS) -> Batch:
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(events, rows).astype(np.int8)
+    return Batch(inputs(rows, rng), drawn, ((drawn == Event.MATURED) & (rng.random(rows) < 0.5)).astype(np.float32))
+
+
+def digest(own: Learner) -> str:
+    taken = own.snapshot()
+    hashed = hashlib.sha256(json.dumps(taken.state, sort_keys=True).encode())
+    for name, tensor in sorted(taken.tensors.items()):
+        hashed.update(name.encode() + tensor.numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def course(own: Learner, seeds: range) -> list[StepReport]:
+    reports = []
+    for seed in seeds:
+        own.observe_outcomes(10, seed % 3)
+        reports.append(own.learn_many(batch(20 + seed, seed), at_ms=1000 * seed))
+    return reports
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+def by_hand(own: Learner, given: Inputs) -> tuple[list[float], list[float]]:
+    """Logits of each row from what is published, feature by feature: the second writing of the way through the model."""
+    weights = own.published()
+    width_of = {f.name: f.width or 4 for f in FEATURES if f.is_embedded}
+
+    def vector(name: str, id_: int) -> np.ndarray:
+        width = width_of[name]
+        known = (weights[f"table_{width}.ids"] == int(id_)).nonzero().flatten().tolist()
+        if known:
+            return weights[f"table_{width}.vectors"][known[0]].numpy()
+        return start_vectors(np.array([id_], np.int64), width=width, seed=0)[0]
+
+    singles = ["user", "hour", "item", "shop", "age"]
+    bags = ["tags", "history", "words"]
+    found: tuple[list[float], list[float]] = ([], [])
+    for row in range(len(given)):
+        value = {name: vector(name, given.ids[row, column]) for column, name in enumerate(singles)}
+        for number, name in enumerate(bags):
+            start, end = given.bag_offsets[number * len(given) + row :][:2]
+            value[name] = np.mean([vector(name, id_) for id_ in given.bag_ids[start:end]], axis=0)
+        for column, name in enumerate(["price", "depth"]):
+            number = given.numbers[row, column]
+            value[name] = np.array([0.0, 1.0] if np.isnan(number) else [number, 0.0])
+        order = {
+            "shared": ["item", "history", "user", "age", "tags", "price"],
+            "ctr": ["hour", "depth"],
+            "cvr": ["shop", "words"],
+        }
+        x = {task: np.concatenate([value[name] for name in names]) for task, names in order.items()}
+        for number, task in enumerate(("ctr", "cvr")):
+            mine = slice(8 * number, 8 * number + 8)
+            hidden = (
+                weights["dense.entrance.shared.weight"][mine].numpy() @ x["shared"]
+                + weights["dense.entrance.bias"][mine].numpy()
+            )
+            hidden = hidden + weights[f"dense.entrance.{task}.weight"].numpy() @ x[task]
+            for layer in range(2):
+                hidden = (
+                    weights[f"dense.{task}.{layer}.weight"].numpy() @ np.maximum(hidden, 0)
+                    + weights[f"dense.{task}.{layer}.bias"].numpy()
+                )
+            found[number].append(float(hidden[0]))
+    return found
+
+
+def test_predictions_follow_from_what_is_published():
+    own = learner(optimizer=Optimizer(embedding_learning_rate=0.3, dense_learning_rate=0.05))
+    course(own, range(8))
+    given = batch(12, 99).inputs
+    predictions = own.predict_many(given)
+    ctr_logit, cvr_logit = (np.array(logits) for logits in by_hand(own, given))
+    np.testing.assert_allclose(predictions.pctr, 1 / (1 + np.exp(-ctr_logit)), rtol=1e-4)
+    np.testing.assert_allclose(predictions.pcvr, 1 / (1 + np.exp(-cvr_logit)), rtol=1e-4)
+    assert np.ptp(predictions.pcvr) > 0.01
+
+
+def test_gradients_reach_every_id_as_finite_differences_say():
+    """One step of Adagrad from large sums is plain descent: the move of a vector shows the slope of the loss."""
+    flat = Optimizer(embedding_initial_accumulator=1e12, embedding_learning_rate=1e6, dense_learning_rate=1e-12)
+    taught = batch(16, 5)
+    own = learner(optimizer=flat)
+    own.learn_many(
+        Batch(taught.inputs, np.full(16, Event.AGED, np.int8), np.zeros(16, np.float32)), at_ms=0
+    )  # rows, no lesson
+    start = own.snapshot()
+
+    def loss_at(name: str, row: int, column: int, step: float) -> float:
+        moved = {key: value.clone() for key, value in start.tensors.items()}
+        moved[name][row, column] += step
+        own.restore(Snapshot(moved, start.state))
+        return own.learn_many(taught, at_ms=0).loss
+
+    own.learn_many(taught, at_ms=0)
+    after = own.snapshot().tensors
+    slopes, moves = [], []
+    for name in ("table_3.vectors", "table_4.vectors"):
+        for row in range(len(start.tensors[name])):
+            column = row % start.tensors[name].shape[1]
+            slopes.append((loss_at(name, row, column, 3e-4) - loss_at(name, row, column, -3e-4)) / 6e-4)
+            moves.append((start.tensors[name] - after[name])[row, column].item())
+    slopes, moves = np.array(slopes), np.array(moves)
+    assert np.abs(slopes).max() > 1e-3
+    np.testing.assert_allclose(moves, slopes, atol=0.03 * np.abs(slopes).max())
+
+
+def test_learning_reports_the_predictions_made_before_it():
+    own = learner()
+    course(own, range(4))
+    given = batch(25, 77)
+    before = own.predict_many(given.inputs)
+    report = own.learn_many(given, at_ms=5000)
+    assert (report.pctr == before.pctr).all()
+    assert (report.pcvr == before.pcvr).all()
+    assert (own.predict_many(given.inputs).pctr != before.pctr).any()
+    assert report.pctr.dtype == report.pcvr.dtype == np.float64
+
+
+def test_predicting_changes_nothing():
+    own = learner()
+    course(own, range(3))
+    before = digest(own)
+    own.predict_many(batch(50, 1234).inputs)
+    assert digest(own) == before
+
+
+def test_loss_is_the_sum_over_the_rows_divided_by_the_batch_size_of_the_settings():
+    own = learner(batch_size=100)
+    course(own, range(5))
+    given = batch(30, 50)
+    report = own.learn_many(given, at_ms=6000)
+    p, q = report.pctr, report.pcvr
+    assert report.kappa > 0
+    costs = {
+        Event.UNCLICKED: -np.log(1 - p) - report.kappa * np.log(1 - p * q),
+        Event.CLICKED: -np.log(p),
+        Event.MATURED: -np.where(given.converted == 1, np.log(p * q), np.log(1 - p * q)),
+    }
+    expected = sum(cost[given.events == event].sum() for event, cost in costs.items()) / 100
+    assert report.loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_composed_objective_teaches_conversion_on_clicks_alone():
+    own = learner(network=Network(objective="composed", towers=(4,), threads=1))
+    course(own, range(3))
+    given = batch(30, 50)
+    report = own.learn_many(given, at_ms=6000)
+    p, q = report.pctr, report.pcvr
+    costs = {
+        Event.UNCLICKED: -np.log(1 - p),
+        Event.CLICKED: -np.log(p),
+        Event.MATURED: -np.where(given.converted == 1, np.log(q), np.log(1 - q)),
+    }
+    assert report.loss == pytest.approx(
+        sum(cost[given.events == event].sum() for event, cost in costs.items()) / 32, rel=1e-6
+    )
+    assert not report.negative[given.events == Event.UNCLICKED].any()
+
+
+def test_report_shows_the_weights_each_row_was_taught_with():
+    own = learner(method="window")
+    events = [
+        Event.UNCLICKED,
+        Event.CLICKED,
+        Event.IMMEDIATE_POSITIVE,
+        Event.OBSERVED_NEGATIVE,
+        Event.OBSERVED_NEGATIVE,
+        Event.MATURED,
+    ]
+    own.learn_many(batch(6, 0, [Event.CLICKED]), at_ms=0)  # not counted: there was no mass yet
+    given = batch(6, 1)
+    given = Batch(given.inputs, np.array(events, np.int8), np.array([0, 0, 1, 0, 0, 1], np.float32))
+    first, second = (own.learn_many(given, at_ms=0) for _ in range(2))
+    assert (first.kappa, second.kappa, own.kappa) == (0, 3, 3)  # three labels a click, read before and updated after
+    assert second.positive.tolist() == [0, 0, 1, 0, 0, 0]
+    assert second.negative.tolist() == [3, 0, 0, 1, 1, 0]
+
+
+def test_kappa_forgets_in_event_time():
+    own = learner(method="oracle")
+    own.learn_many(batch(4, 1, [Event.ORACLE]), at_ms=0)
+    own.learn_many(batch(4, 1, [Event.CLICKED]), at_ms=10_000)  # one half-life later
+    assert own.kappa == pytest.approx(0.5)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_empty_batch_predicts_nothing_and_changes_nothing():
+    own = learner()
+    course(own, range(2))
+    before = digest(own)
+    report = own.learn_many(batch(0, 0), at_ms=9000)
+    assert own.predict_many(batch(0, 0).inputs).pctr.shape == report.pcvr.shape == report.positive.shape == (0,)
+    assert (report.loss, report.step, report.refusal) == (0.0, None, None)
+    assert digest(own) == before
+
+
+def test_batch_of_one_is_predicted_as_within_a_larger_one():
+    own = learner()
+    course(own, range(3))
+    many, one = batch(1, 5), batch(1, 5)
+    report = own.learn_many(one, at_ms=4000)
+    assert report.step == 4
+    assert report.pctr == own_prediction_of(many, range(3))
+
+
+def own_prediction_of(given: Batch, seeds: range) -> np.ndarray:
+    own = learner()
+    course(own, seeds)
+    return own.predict_many(given.inputs).pctr
+
+
+@pytest.mark.parametrize(
+    "features", [[], FEATURES[:1], FEATURES[8:9], FEATURES[7:8]], ids=["none", "one id", "one number", "one bag"]
+)
+@pytest.mark.parametrize("towers", [(), (4,)])
+def test_any_kind_of_feature_may_be_missing(features, towers):
+    own = learner(features, network=Network(towers=towers, threads=1))
+    bags = sum(feature.is_bag for feature in features)
+    for rows in (3, 1, 0):
+        given = Inputs(
+            np.arange(rows * sum(f.is_embedded and not f.is_bag for f in features)).reshape(rows, -1)
+            if rows
+            else np.zeros((0, len(features)), np.int64),
+            np.arange(rows * bags),
+            np.arange(rows * bags + 1),
+            np.ones((rows, sum(not f.is_embedded for f in features)), np.float32),
+        )
+        report = own.learn_many(Batch(given, np.zeros(rows, np.int8), np.zeros(rows, np.float32)), at_ms=0)
+        assert report.pctr.shape == (rows,)
+        assert report.refusal is None
+
+
+def test_empty_bag_has_the_vector_zero_and_teaches_no_row():
+    own = learner(FEATURES[5:6], network=Network(towers=(4,), threads=1))
+    given = Inputs(np.zeros((2, 0), np.int64), np.array([7]), np.array([0, 0, 1]), np.zeros((2, 0), np.float32))
+    report = own.learn_many(Batch(given, np.zeros(2, np.int8), np.zeros(2, np.float32)), at_ms=0)
+    assert report.refusal is None
+    assert own.embedding_rows == 1
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+def test_restored_learner_goes_on_bit_for_bit():
+    capped = Network(towers=(8, 4), embedding_width=4, threads=1, max_rows=30)
+    for cut in (0, 3, 7):
+        whole, first, second = (learner(network=capped) for _ in range(3))
+        course(second, range(50, 53))
+        course(whole, range(10))
+        course(first, range(cut))
+        taken = first.snapshot()
+        second.restore(Snapshot(taken.tensors, json.loads(json.dumps(taken.state))))
+        later = course(second, range(cut, 10))
+        assert digest(second) == digest(whole), cut
+        assert [report.step for report in later] == list(range(cut + 1, 11))
+
+
+def test_snapshot_is_not_touched_by_what_is_learned_after_it():
+    own = learner()
+    course(own, range(3))
+    taken = own.snapshot()
+    copies = {name: tensor.clone() for name, tensor in taken.tensors.items()}
+    course(own, range(3, 6))
+    assert all(torch.equal(taken.tensors[name], copy) for name, copy in copies.items())
+
+
+def test_another_process_learns_the_same_bits():
+    program = "import test_trainer as t; own = t.learner(); t.course(own, range(4)); print(t.digest(own))"
+    root = Path(__file__).resolve().parents[2]
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": f"{root}:{Path(__file__).parent}"},
+    )
+    own = learner()
+    course(own, range(4))
+    assert said.stdout.strip() == digest(own)
+
+
+def test_large_batches_on_two_threads_learn_the_same_bits_twice():
+    features = [Feature(name=f"f{i}", kind="categorical", width=16) for i in range(16)]
+    rng = np.random.default_rng(0)
+    ids = rng.zipf(1.2, (2, 512, 16)) % 3000 + 10_000 * np.arange(16)
+    events = rng.choice(EVENTS, (2, 512)).astype(np.int8)
+
+    def weights() -> str:
+        own = learner(features, network=Network(towers=(64, 32), threads=2), batch_size=512)
+        for each, event in zip(ids, events, strict=True):
+            given = Inputs(each, np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((512, 0), np.float32))
+            own.learn_many(Batch(given, event, (event == Event.MATURED).astype(np.float32)), at_ms=0)
+        return digest(own)
+
+    assert weights() == weights()
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def poisoned(seed: int) -> Batch:
+    given = batch(20, seed)
+    given.inputs.numbers[3, 0] = np.inf
+    return given
+
+
+def huge(seed: int) -> Batch:
+    given = batch(20, seed)
+    given.inputs.numbers[:, 0] = 1e30
+    return Batch(given.inputs, np.full(20, Event.MATURED, np.int8), np.ones(20, np.float32))
+
+
+def refusals() -> list[tuple[str, Safeguards, Batch, str]]:
+    sure = Safeguards(breaker_armed_after=1, breaker_ratio=0.01)
+    return [
+        ("infinite feature", Safeguards(), poisoned(40), r"the loss is (nan|inf): a feature or a weight is not finite"),
+        ("large loss", Safeguards(loss_limit=0.1), batch(20, 40), r"nats a row exceeds loss_limit = 0.1"),
+        ("exploding loss", Safeguards(), huge(40), r"nats a row exceeds loss_limit = 20"),
+        ("gradient out of range", Safeguards(loss_limit=1e300), huge(40), "a gradient is not finite"),
+        (
+            "runaway pCVR",
+            sure,
+            batch(20, 40),
+            "more than 0.01 times the OUTCOME rate of 0.1: the model is running away",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("safeguards", "given", "reason"), [pytest.param(*case, id=name) for name, *case in refusals()]
+)
+def test_refused_batch_leaves_no_trace(safeguards, given, reason):
+    own, twin = (learner(safeguards=safeguards, batch_size=1) for _ in range(2))
+    lenient = learner()
+    course(lenient, range(4))
+    for each in (own, twin):
+        each.restore(lenient.snapshot())
+        each.observe_outcomes(1000 - 40, 100 - sum(seed % 3 for seed in range(4)))
+    before = digest(own)
+    report = own.learn_many(given, at_ms=10**9)
+    assert report.refusal is not None
+    assert re.search(reason, report.refusal), report.refusal
+    assert report.step is None
+    assert not report.positive.any()
+    assert not report.negative.any()
+    assert digest(own) == before
+    after = batch(20, 41)
+    assert own.learn_many(after, at_ms=5000).loss == twin.learn_many(after, at_ms=5000).loss
+    assert digest(own) == digest(twin)
+
+
+def test_breaker_is_not_armed_before_enough_positive_outcomes():
+    own = learner(safeguards=Safeguards(breaker_armed_after=50, breaker_ratio=0.01))
+    own.observe_outcomes(5000, 49)
+    assert own.learn_many(batch(20, 1), at_ms=0).refusal is None
+    own.observe_outcomes(0, 1)
+    assert own.learn_many(batch(20, 1), at_ms=0).refusal is not None
+
+
+def test_breaker_looks_at_clicked_rows_alone():
+    own = learner(safeguards=Safeguards(breaker_armed_after=1, breaker_ratio=0.01))
+    own.observe_outcomes(100, 50)
+    assert own.learn_many(batch(20, 1, [Event.UNCLICKED]), at_ms=0).refusal is None
+
+
+def test_breaker_lets_a_calibrated_model_pass():
+    own = learner(network=Network(prior_cvr=0.1, towers=(4,), threads=1))
+    own.observe_outcomes(1000, 100)
+    assert own.learn_many(batch(20, 1), at_ms=0).refusal is None
+
+
+def test_unknown_method_and_empty_batch_size_are_refused():
+    with pytest.raises(ValueError, match=r"method must be one of .* \(got 'guess'\)"):
+        learner(method="guess")
+    with pytest.raises(ValueError, match=r"batch_size must be above 0 \(got 0\)"):
+        learner(batch_size=0)
+
+
+# --- publishing -------------------------------------------------------------------------------------------------------
+
+
+def test_published_rows_are_in_row_order_and_complete():
+    own = learner()
+    course(own, range(3))
+    tensors = own.snapshot().tensors
+    published = own.published()
+    for width in (3, 4):
+        for name in ("ids", "vectors"):
+            assert torch.equal(published[f"table_{width}.{name}"], tensors[f"table_{width}.{name}"])
+    assert published["table_4.ids"].dtype == torch.int64
+    assert {name for name in published if name.startswith("dense.")} == {
+        name for name in tensors if name.startswith("dense.")
+    }
+
+
+def test_published_rows_and_what_changed_since_make_the_newer_version():
+    own = learner(network=Network(towers=(8, 4), embedding_width=4, threads=1, max_rows=30))
+    course(own, range(4))
+    base, at = own.published(), own.step
+    own.take_evicted()
+    course(own, range(4, 7))
+    delta, gone = own.published_since(at), own.take_evicted()
+    assert len(gone["table_4.ids"]) > 0
+    for width in (3, 4):
+        ids, vectors = f"table_{width}.ids", f"table_{width}.vectors"
+        reader = dict(zip(base[ids].tolist(), base[vectors].tolist(), strict=True))
+        for id_ in gone[ids].tolist():
+            reader.pop(id_, None)
+        reader |= zip(delta[ids].tolist(), delta[vectors].tolist(), strict=True)
+        newer = own.published()
+        assert reader == dict(zip(newer[ids].tolist(), newer[vectors].tolist(), strict=True))
+
+
+# --- planted truth ----------------------------------------------------------------------------------------------------
+
+WORLD = [Feature(name="user", kind="categorical"), Feature(name="item", kind="categorical")]
+CELLS = 5
+
+
+def truth(rng: np.random.Generator, *, has_signal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """pCTR and pCVR of every (user, item): logits are sums of an effect of each."""
+    effects = rng.normal(0, 0.8 if has_signal else 0.0, (2, 2, CELLS))
+    logits = np.array([[-1.0], [-0.5]])[:, :, None] + effects[:, 0, :, None] + effects[:, 1, None, :]
+    return tuple(1 / (1 + np.exp(-logits)))
+
+
+def world(rows: int, rng: np.random.Generator, pctr: np.ndarray, pcvr: np.ndarray) -> Batch:
+    """Impressions with their click, and for each click its matured label besides."""
+    cells = rng.integers(0, CELLS, (rows, 2))
+    clicked = rng.random(rows) < pctr[tuple(cells.T)]
+    converted = rng.random(rows) < pcvr[tuple(cells.T)]
+    events = np.where(clicked, Event.CLICKED, Event.UNCLICKED)
+    ids = np.concatenate([cells, cells[clicked]]) + np.array([0, 1000])
+    events = np.concatenate([events, np.full(clicked.sum(), Event.MATURED)]).astype(np.int8)
+    labels = np.concatenate([np.zeros(rows), converted[clicked]]).astype(np.float32)
+    given = Inputs(ids, np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((len(ids), 0), np.float32))
+    return Batch(given, events, labels)
+
+
+def entropy_of(p: np.ndarray, y: np.ndarray) -> float:
+    return float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean())
+
+
+@pytest.mark.parametrize("objective", ["esmm", "composed"])
+@pytest.mark.parametrize("has_signal", [True, False], ids=["signal", "no signal"])
+def test_learner_finds_the_planted_probabilities(objective, has_signal):
+    rng = np.random.default_rng(11)
+    pctr, pcvr = truth(rng, has_signal=has_signal)
+    own = learner(
+        WORLD,
+        network=Network(objective=objective, towers=(16,), threads=1, prior_ctr=0.1, prior_cvr=0.5),
+        optimizer=Optimizer(embedding_learning_rate=0.05, dense_learning_rate=1e-2, decay_half_life_steps=100),
+        batch_size=1024,
+    )
+    for step in range(400):
+        assert own.learn_many(world(512, rng, pctr, pcvr), at_ms=1000 * step).refusal is None
+
+    test = world(40_000, rng, pctr, pcvr)
+    cells = (test.inputs.ids[:, 0], test.inputs.ids[:, 1] - 1000)
+    predictions = own.predict_many(test.inputs)
+    shown, matured = test.events != Event.MATURED, test.events == Event.MATURED
+    for p, y, true in [
+        (predictions.pctr[shown], (test.events == Event.CLICKED)[shown].astype(float), pctr[cells][shown]),
+        (predictions.pcvr[matured], test.converted[matured].astype(float), pcvr[cells][matured]),
+    ]:
+        assert p.mean() / true.mean() == pytest.approx(1, abs=0.04)
+        ne = entropy_of(p, y) / entropy_of(np.full_like(y, y.mean()), y)
+        best = entropy_of(true, y) / entropy_of(np.full_like(y, y.mean()), y)
+        assert ne == pytest.approx(best, abs=0.01)
+        assert math.isclose(best, 1, abs_tol=2e-3) != has_signal
