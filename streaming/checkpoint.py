@@ -17,8 +17,8 @@ import msgspec
 import torch
 from safetensors.torch import load, save
 
-from streaming.arrivals import Place
 from streaming.joined import JoinSnapshot
+from streaming.log_file import Place
 from streaming.scoring import ScoreboardState
 from streaming.settings import Settings, differences
 

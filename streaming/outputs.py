@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from models.batch import Float64
-from streaming.arrivals import Refused
 from streaming.joined import Side
 from streaming.label import Example, Kind, slot_name
+from streaming.log_file import Refused
 from streaming.scoring import Prediction
 
 _ENCODER = msgspec.json.Encoder()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from streaming.arrivals import Arrivals, Int64
+from streaming.arrivals import Arrivals
 from streaming.events import Click, Conversion, Event, Impression, PackedEvent, RecordKind, pack, unpack
+from streaming.log_file import Int64
 
 _KIND_OF = {Impression: RecordKind.IMPRESSION, Click: RecordKind.CLICK, Conversion: RecordKind.CONVERSION}
 

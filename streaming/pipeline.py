@@ -28,6 +28,7 @@ from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.joined import Side, Windows
 from streaming.label import Example, Kind, Outcome, Policy
+from streaming.log_file import Place
 from streaming.metrics import RunMetrics
 from streaming.outputs import door_of, example_lines, prediction_lines, refused_batch_lines, refused_line, side_line
 from streaming.ports import CutStore, Output, Publisher, Source
@@ -92,6 +93,7 @@ class Pipeline:
         self._counts = RunMetrics(weights_epoch=publisher.issue_epoch())
         self._watermark_ms: int | None = None
         self._is_changed = False  # since the last cut
+        self._cut_places: dict[str, Place] | None = None  # how far the files had been read at it
         self._is_closed = False
 
     def run(self, *, close_at_end: bool = False) -> Iterator[int]:
@@ -107,7 +109,7 @@ class Pipeline:
             self._count_arrivals(arrivals)
             self._join.on_arrivals(arrivals)
             if arrivals.watermark_ms is not None:
-                for watermark_ms, is_cut in self._stops(arrivals.watermark_ms):
+                for watermark_ms, is_cut in self._stops(arrivals, arrivals.watermark_ms):
                     self._advance(watermark_ms)
                     if is_cut and self._is_changed:
                         self._cut()
@@ -117,7 +119,8 @@ class Pipeline:
             self._advance(END_OF_TIME_MS)
         # What is open stays in the last cut, a half-filled batch too, for a log that follows; the figures and weights that this
         # run leaves behind have learned that batch.
-        self._cut()
+        if self._is_changed or self._is_closed or dict(self._source.places()) != self._cut_places:
+            self._cut()
         self._learn(self._batcher.flush())
         self._publish()
         self._output.sync()
@@ -196,10 +199,11 @@ class Pipeline:
 
     def _snapshot(self, lengths: dict[str, int]) -> tuple[Cut, dict[str, torch.Tensor]]:
         learner = self._learner.snapshot()
+        self._cut_places = dict(self._source.places())
         cut = Cut(
             number=self._counts.cuts,
             at_ms=self._watermark_ms,
-            places=dict(self._source.places()),
+            places=self._cut_places,
             join=self._join.snapshot(),
             batch=self._batcher.snapshot(),
             scoreboard=self._scoreboard.snapshot(),
@@ -221,13 +225,15 @@ class Pipeline:
         self._counts = msgspec.convert(cut.counts | {"weights_epoch": epoch}, RunMetrics)
         self._reader.faults.update(self._counts.feature_faults)
         self._watermark_ms = cut.at_ms
+        self._cut_places = cut.places
 
-    def _stops(self, watermark_ms: int) -> Iterator[tuple[int, bool]]:
+    def _stops(self, arrivals: Arrivals, watermark_ms: int) -> Iterator[tuple[int, bool]]:
         """The watermarks to halt at on the way to a new one: each multiple of `cut_interval_ms`, where a cut is due, and the end."""
-        interval_ms = self._settings.cuts.cut_interval_ms
-        if self._watermark_ms is not None:
-            for stop_ms in range((self._watermark_ms // interval_ms + 1) * interval_ms, watermark_ms + 1, interval_ms):
-                yield stop_ms, True
+        reached_ms, interval_ms = self._watermark_ms, self._settings.cuts.cut_interval_ms
+        if reached_ms is None:
+            reached_ms = int(arrivals.watermarks[0]) if len(arrivals.times) else watermark_ms
+        for stop_ms in range((reached_ms // interval_ms + 1) * interval_ms, watermark_ms + 1, interval_ms):
+            yield stop_ms, True
         yield watermark_ms, False
 
     def _count_arrivals(self, arrivals: Arrivals) -> None:

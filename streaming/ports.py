@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 
 from models.manifest import Published
-from streaming.arrivals import Arrivals, Place
+from streaming.arrivals import Arrivals
 from streaming.checkpoint import Cut
+from streaming.log_file import Place
 
 
 class Source(Protocol):

@@ -15,10 +15,11 @@ from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.files import BLOCK_BYTES, find_parts, read_lines
 from streaming.adapters.pace import Paced
 from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
-from streaming.arrivals import ArrivalOrder, Arrivals, LogFile, Place
+from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
 from streaming.events import EventDecoder, RecordKind
 from streaming.label import Outcome
+from streaming.log_file import LogFile, Place
 from streaming.metrics import SIDE_OUTPUTS
 from streaming.pipeline import Pipeline, find_outcomes
 from streaming.settings import Settings, dump

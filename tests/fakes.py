@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from models.manifest import Published
-from streaming.arrivals import ArrivalOrder, Arrivals, Lines, LogFile, Place
+from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
 from streaming.events import Click, Conversion, Event, EventDecoder, Impression, RecordKind
+from streaming.log_file import Lines, LogFile, Place
 from streaming.settings import Fields, Settings
 
 T0 = 1_767_571_200_000

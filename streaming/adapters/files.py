@@ -12,8 +12,8 @@ from typing import BinaryIO
 import duckdb
 import zstandard
 
-from streaming.arrivals import Lines, Place
 from streaming.events import RecordKind
+from streaming.log_file import Lines, Place
 
 BLOCK_BYTES = 1 << 20
 """Read at a time: some 4,000 impressions; larger blocks gain nothing and cost memory."""

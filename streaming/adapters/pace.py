@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from streaming.arrivals import Arrivals, Place
+from streaming.arrivals import Arrivals
+from streaming.log_file import Place
 from streaming.ports import Source
 
 

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from streaming.arrivals import FUTURE_LOOKAHEAD
+from streaming.log_file import FUTURE_LOOKAHEAD, NEVER
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
-
-_NEVER = np.iinfo(np.int64).min // 2  # far enough from the edge that a window can be added
 
 
 def behind_newest_ms(times_ms: Int64) -> Int64:
@@ -26,22 +24,25 @@ def behind_newest_ms(times_ms: Int64) -> Int64:
 
 
 def futures_of(streams: Sequence[Sequence[Int64]], *, skew_ms: int, leads_ms: Sequence[int]) -> list[list[Bool]]:
-    """Which records of a log are stamped in the future.
+    """Which records of a log are stamped in the future, by the rule of the replay.
 
-    A record is if it is further ahead than `skew_ms` of each of the next 16 of its file. The last one of a file, which nothing
-    follows, is held against everything else in the log.
+    A record is if it is further ahead than `skew_ms` of each of the next 16 of its file; where fewer follow, of all the rest of
+    its file, and by the stream's lead more. The last one of a file, which nothing follows, is held against the whole log.
 
     Args:
         streams: for each stream the event times of its files, in the order in which they stand.
         skew_ms: how far ahead a record may be.
-        leads_ms: for each stream, how much further its files' last records may be, since they follow what others hold.
+        leads_ms: for each stream, how much further the last records of its files may be, since they follow what others hold.
 
     Example:
         >>> times = [[np.array([1, 900, 2, 3], dtype=np.int64)], [np.array([4, 700], dtype=np.int64)]]
         >>> [[part.tolist() for part in parts] for parts in futures_of(times, skew_ms=10, leads_ms=[0, 500])]
         [[[False, True, False, False]], [[False, True]]]
     """
-    found = [[_ahead_of_next(part, skew_ms) for part in parts] for parts in streams]
+    found = [
+        [_ahead_of_the_rest(part, skew_ms, lead_ms) for part in parts]
+        for parts, lead_ms in zip(streams, leads_ms, strict=True)
+    ]
     flat = [
         (part, future)
         for parts, futures in zip(streams, found, strict=True)
@@ -56,13 +57,19 @@ def futures_of(streams: Sequence[Sequence[Int64]], *, skew_ms: int, leads_ms: Se
     return found
 
 
-def _ahead_of_next(times_ms: Int64, skew_ms: int) -> Bool:
-    # The largest of the next 1, 2, 4, 8, 16 records, by doubling; the last record has none and is decided elsewhere.
-    following = np.concatenate([times_ms[1:], np.full(FUTURE_LOOKAHEAD, _NEVER)])
+def _ahead_of_the_rest(times_ms: Int64, skew_ms: int, lead_ms: int) -> Bool:
+    found = np.zeros(len(times_ms), dtype=np.bool_)
+    followed = max(len(times_ms) - FUTURE_LOOKAHEAD, 0)  # records that 16 others follow
+    # The largest of the next 1, 2, 4, 8, 16 records, by doubling.
+    following = np.append(times_ms[1:], NEVER)
     reach = 1
-    while reach < FUTURE_LOOKAHEAD:
+    while reach < FUTURE_LOOKAHEAD and followed:
         following[:-reach] = np.maximum(following[:-reach], following[reach:])
         reach *= 2
-    found: Bool = times_ms > following[: len(times_ms)] + skew_ms
-    found[-1:] = False
+    found[:followed] = times_ms[:followed] > following[:followed] + skew_ms
+    largest_ms = int(times_ms[:followed][~found[:followed]].max(initial=NEVER))
+    for place in range(followed, len(times_ms) - 1):
+        bound_ms = max(largest_ms, int(times_ms[place + 1 :].max())) + skew_ms + lead_ms
+        found[place] = times_ms[place] > bound_ms
+        largest_ms = largest_ms if found[place] else max(largest_ms, int(times_ms[place]))
     return found

@@ -1,4 +1,4 @@
-"""All that a run knows about one impression, in the order of time; must not know how the run came to it, nor how to print it."""
+"""Gathers all that a run, and its log, know about one impression; must not know how the run came to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 
 from streaming.adapters.files import LogError, find_parts
 from streaming.events import Conversion, EventDecoder, Impression, Malformed, RecordKind
-from streaming.lab.durations import in_words, utc
+from streaming.lab.durations import utc
+from streaming.lab.explanation import Explanation, LoggedRecord, timeline_of
 from streaming.lab.raw_lines import raw_lines
 from streaming.lab.sampling import decode_any
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics
@@ -25,61 +26,6 @@ T = TypeVar("T")
 
 class ExplainError(ValueError):
     """There is nothing to explain; the message names the run, the impression and where else to look."""
-
-
-class LoggedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of the log that carries the id: `at` is file:line."""
-
-    kind: str
-    at: str
-    event_time_ms: int
-    record: str
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """A line of the timeline. `at_ms` is event time; None where none could be read."""
-
-    at_ms: int | None
-    what: str
-    detail: str
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a run knows about an impression.
-
-    Args:
-        timeline: facts, side outputs, prediction and examples by event time; at equal times in this order.
-        features: as logged; None where the log was not looked into or does not hold the impression.
-        logged: what the log holds of it, if it was looked into.
-        prediction: the one it was scored with. examples: in the order in which they were taught.
-        side_outputs: records of it that taught nothing, and dead letters that mention its id.
-        positive_mass: sum of the weights a+ that its click was taught with in the CVR loss. negative_mass: of the a-.
-        notes: what the rest does not say by itself.
-    """
-
-    run: str
-    impression_id: str
-    timeline: list[Moment]
-    features: dict[str, Any] | None
-    logged: list[LoggedRecord]
-    prediction: Prediction | None
-    examples: list[ExampleLine]
-    side_outputs: list[SideLine]
-    positive_mass: float
-    negative_mass: float
-    notes: list[str]
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The timeline, features and notes as (label, value) pairs for a table."""
-        found = [
-            (_shown(moment.at_ms), moment.what + (f": {moment.detail}" if moment.detail else ""))
-            for moment in self.timeline
-        ]
-        if self.positive_mass or self.negative_mass:
-            found.append(("CVR mass taught", f"a+ {self.positive_mass:.4g}, a- {self.negative_mass:.4g}"))
-        if self.features is not None:
-            found += [(f"feature {name}", msgspec.json.encode(value).decode()) for name, value in self.features.items()]
-        return found + [("note", note) for note in self.notes]
 
 
 def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanation:
@@ -108,7 +54,8 @@ def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanati
         for door in SIDE_OUTPUTS
         for line in _lines(run / f"{door}.jsonl", impression_id, SideLine)
         # The id of a dead letter may be unreadable; its text still mentions it.
-        if line.impression_id == impression_id or (line.impression_id is None and impression_id in (line.record or ""))
+        if line.impression_id == impression_id
+        or (line.impression_id is None and f'"{impression_id}"' in (line.record or ""))
     ]
     settings = load(run / "settings.toml", {}) if (run / "settings.toml").is_file() else Settings()
     logged = [] if log is None else list(_logged(log, impression_id, settings))
@@ -119,7 +66,7 @@ def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanati
     return Explanation(
         run=str(run),
         impression_id=impression_id,
-        timeline=_timeline(examples, prediction, side_outputs, logged),
+        timeline=timeline_of(examples, prediction, side_outputs, logged),
         features=_features(logged, settings),
         logged=logged,
         prediction=prediction,
@@ -129,50 +76,6 @@ def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanati
         negative_mass=sum(line.neg or 0.0 for line in of_click),
         notes=list(_notes(examples, logged, settings, metrics)),
     )
-
-
-def _timeline(
-    examples: list[ExampleLine], prediction: Prediction | None, side_outputs: list[SideLine], logged: list[LoggedRecord]
-) -> list[Moment]:
-    moments = [Moment(record.event_time_ms, record.kind, record.at) for record in logged]
-    if not logged:
-        # Without the log a fact is known by the examples that saw it.
-        facts = {("impression", line.impression_ms): "" for line in examples}
-        facts |= {("click", line.click_ms): "" for line in examples if line.click_ms is not None}
-        facts |= {
-            ("conversion", line.conversion_ms): "" if line.value is None else f"value {line.value:g}"
-            for line in examples
-            if line.conversion_ms is not None
-        }
-        moments = [Moment(at_ms, kind, detail) for (kind, at_ms), detail in facts.items()]
-    moments += [
-        Moment(line.event_time_ms, f"{line.kind} left by {line.door}", f"{line.at}: {line.reason}")
-        for line in side_outputs
-    ]
-    if prediction is not None:
-        first_ms = min((line.due_ms for line in examples), default=prediction.event_time_ms)
-        what = f"pctr {prediction.pctr:.4g}, pcvr {prediction.pcvr:.4g}, by the {prediction.whose}"
-        moments.append(Moment(first_ms, "prediction", what))
-    moments += [Moment(line.due_ms, f"{line.kind} ({line.slot})", _detail(line)) for line in examples]
-    return sorted(moments, key=lambda moment: (moment.at_ms is None, moment.at_ms or 0))  # stable: as they were added
-
-
-def _detail(example: ExampleLine) -> str:
-    click = (
-        "no click" if example.click_ms is None else f"click after {in_words(example.click_ms - example.impression_ms)}"
-    )
-    parts = [click]
-    if example.click_ms is not None and example.conversion_ms is not None:
-        parts.append(f"conversion after {in_words(example.conversion_ms - example.click_ms)}")
-    if example.kind not in ("UNCLICKED", "CLICKED"):
-        parts.append(f"label {int(example.converted)}")
-    if example.pos is None or example.neg is None:
-        parts.append("taught nothing")
-    else:
-        parts.append(f"a+ {example.pos:.4g}, a- {example.neg:.4g}")
-    if example.step is not None:
-        parts.append(f"step {example.step:,}")
-    return ", ".join(parts)
 
 
 def _notes(
@@ -207,10 +110,6 @@ def _unknown(run: Path, impression_id: str, log: Path | None, metrics: RunMetric
     return f"IMPRESSION_ID {impression_id!r} is in no file of RUN {run}:{opened} {where}; or is it spelt otherwise in the log?"
 
 
-def _shown(at_ms: int | None) -> str:
-    return "no time" if at_ms is None else f"{utc(at_ms)} +{at_ms % 1000:03d} ms"
-
-
 def _metrics(run: Path) -> RunMetrics | None:
     try:
         return msgspec.json.decode((run / "metrics.json").read_bytes(), type=RunMetrics)
@@ -237,10 +136,12 @@ def _logged(log: Path, impression_id: str, settings: Settings) -> Iterator[Logge
                 (event,) = decode_any(decoder, [line])
                 if isinstance(event, Malformed) or event.impression_id != impression_id:
                     continue
-                value = f" value {event.value:g}" if isinstance(event, Conversion) and event.value is not None else ""
-                at = f"{path.relative_to(log)}:{number}{value}"
                 yield LoggedRecord(
-                    kind=kind.name.lower(), at=at, event_time_ms=event.event_time_ms, record=line.decode()
+                    kind=kind.name.lower(),
+                    at=f"{path.relative_to(log)}:{number}",
+                    event_time_ms=event.event_time_ms,
+                    value=event.value if isinstance(event, Conversion) else None,
+                    record=line.decode(),
                 )
 
 

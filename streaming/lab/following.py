@@ -99,7 +99,7 @@ def follow(owners: Column, facts: Column, *, window_ms: int, clock_skew_ms: int)
 
 
 def silences(stem: str, times_ms: Int64, causes_ms: Int64) -> list[Gap]:
-    """Stretches in which a stream was silent although what causes its records went on.
+    """Stretches in which a stream was silent although what causes its records went on; to the hour, in a long log.
 
     The stream's records a cause over the whole log say how many should have come. Before the stream's first record nothing
     is expected: conversions of a log's first hours are still to come.
@@ -126,10 +126,14 @@ def silences(stem: str, times_ms: Int64, causes_ms: Int64) -> list[Gap]:
     within = times_ms[(times_ms >= start) & (times_ms <= end)]
     there = np.bincount((within - start) // stretch, minlength=count)
     expected = causes * (len(times_ms) / len(causes_ms))
-    is_silent = (there == 0) & (expected > EXPECTED)
+    is_silent = there == 0
     is_silent[: max(int(times_ms.min() - start) // stretch, 0)] = False
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent, [False]]).astype(np.int8)))
-    return [
-        Gap(stem, start + int(first) * stretch, start + int(last) * stretch, round(float(expected[first:last].sum())))
-        for first, last in zip(edges[::2], edges[1::2], strict=True)
-    ]
+    gaps: list[Gap] = []
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], is_silent.astype(np.int8), [0]])))
+    for first, last in edges.reshape(-1, 2).tolist():
+        due = expected[first:last]
+        if due.sum() > EXPECTED:
+            busy = np.flatnonzero(due)  # where nothing was due, nothing is missed
+            from_ms, to_ms = start + (first + int(busy[0])) * stretch, start + (first + int(busy[-1]) + 1) * stretch
+            gaps.append(Gap(stem, from_ms, to_ms, round(float(due.sum()))))
+    return gaps

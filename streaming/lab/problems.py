@@ -140,7 +140,7 @@ def _of_times(found: LogFindings, settings: Settings) -> Iterator[Problem]:
                 zone
                 or f"the clocks differ, or the times of {stem} mean something else; they go to out_of_window.jsonl",
             )
-        elif zone is not None:
+        elif zone is not None and stem == "clicks":  # conversions may well come two hours late, all of them
             yield Problem("warning", f"hardly one of the {stem} comes sooner after its {of} than the others", zone)
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import zstandard
 
 from streaming.adapters.files import LogError, read_lines
-from streaming.arrivals import Lines, Place
+from streaming.log_file import Lines, Place
 
 CHUNK_BYTES = 1 << 18
 LINE_BYTES = 1 << 24  # 16 MiB without a line's end is no file of JSON lines

@@ -16,90 +16,18 @@ import msgspec
 from streaming import settings as settings_of_run
 from streaming.lab import verify_checks as checks
 from streaming.lab import verify_sql as sql
-from streaming.lab.verify_tables import DOORS, TABLES, VerifyError, read_log, read_run
+from streaming.lab.verdict import Check, ClickCoverage, Verdict, difference
+from streaming.lab.verify_lines import VerifyError
+from streaming.lab.verify_tables import DOORS, TABLES, read_log, read_run
 from streaming.settings import Settings
 
 DIFFERENCES = 10  # told per check: enough to see a pattern, few enough to read
 
+__all__ = ["Verdict", "VerifyError", "verify"]
+
 MEMORY_LIMIT = "5GB"  # of the database, which goes to a temporary directory beyond it
 
 FOREVER_MS = 1 << 62  # the final watermark where the log is known to be complete; no sum with a window overflows
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One promise, and whether the run keeps it.
-
-    Args:
-        name: `examples`, a side output, or a law.
-        expected, got: how many there must be, and how many there are; for a law that forbids, 0 and the breaches.
-        broken: places where the two sides differ. differences: the first of them, in words.
-    """
-
-    name: str
-    expected: int
-    got: int
-    broken: int = 0
-    differences: tuple[str, ...] = ()
-
-    @property
-    def agreed(self) -> bool:
-        """Whether nothing differs."""
-        return self.expected == self.got and not self.broken
-
-
-class ClickCoverage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the clicks of the log went in the run.
-
-    Args:
-        logged: well-formed clicks in the log. clicked: CLICKED examples of the run.
-        elsewhere: clicks by the side output they left by; `open` for those that may still come to something, and
-            `unaccounted` for what is left over (0 where every check agrees).
-    """
-
-    logged: int
-    clicked: int
-    elsewhere: dict[str, int]
-
-    @property
-    def share(self) -> float | None:
-        """Of the clicks logged, how many made a CLICKED example; None if there were none."""
-        return self.clicked / self.logged if self.logged else None
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out of verifying a run.
-
-    Args:
-        records: read from the log, malformed ones included. checks: every promise looked at.
-        clicks: where the clicks went. open: what must still be open at the end, as `RunMetrics` calls it.
-    """
-
-    records: int
-    checks: tuple[Check, ...]
-    clicks: ClickCoverage
-    open: dict[str, int]
-
-    @property
-    def agreed(self) -> bool:
-        """Whether every check agrees."""
-        return all(check.agreed for check in self.checks)
-
-    def lines(self) -> list[str]:
-        """The verdict in words, a line a check, differences below it."""
-        told = []
-        for check in self.checks:
-            state = "agreed" if check.agreed else "DIFFERS"
-            told.append(f"{state:8}{check.name:28}expected {check.expected:>10,}   got {check.got:>10,}")
-            told += [f"          {difference}" for difference in check.differences]
-            if check.broken > len(check.differences):
-                told.append(f"          and {check.broken - len(check.differences):,} more")
-        share = (
-            "no clicks" if self.clicks.share is None else f"{self.clicks.share:.2%} of {self.clicks.logged:,} clicks"
-        )
-        where = ", ".join(f"{count:,} {place}" for place, count in self.clicks.elsewhere.items() if count)
-        told.append(f"clicks: {share} ended in a CLICKED example" + (f"; else {where}" if where else ""))
-        told.append("open at the end: " + ", ".join(f"{count:,} {what}" for what, count in self.open.items()))
-        return told
 
 
 def verify(
@@ -182,7 +110,7 @@ def _judge(database: duckdb.DuckDBPyConnection, run: Path) -> Verdict:
     def check(name: str, query: str, expected: int = 0, got: int | None = None, **parameters: Any) -> Check:
         broken = count(f"({query})", **parameters)
         rows = database.execute(f"{query} LIMIT {DIFFERENCES}", parameters or None).fetchall() if broken else []
-        differences = tuple(_difference(*row) for row in rows)
+        differences = tuple(difference(*row) for row in rows)
         return Check(
             name=name, expected=expected, got=broken if got is None else got, broken=broken, differences=differences
         )
@@ -238,35 +166,3 @@ def _one(database: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -> 
     row = database.execute(query, parameters or None).fetchone()
     assert row is not None
     return row[0]
-
-
-def _difference(what: str, want: Any, got: Any) -> str:
-    """One difference in words.
-
-    Example:
-        >>> _difference("a click", {"due_ms": 5, "kind": "CLICKED"}, {"due_ms": 6, "kind": "CLICKED"})
-        'a click: due_ms expected 5, got 6'
-        >>> _difference("a click", None, {"due_ms": 6, "click_ms": None})
-        'a click: not expected, got due_ms 6'
-    """
-    if want is None:
-        return f"{what}: not expected, got {_short(got)}"
-    if got is None:
-        return f"{what}: missing, expected {_short(want)}"
-    if isinstance(want, dict) and isinstance(got, dict):
-        unequal = [name for name in want if want[name] != got[name]]
-        return f"{what}: " + "; ".join(
-            f"{name} expected {_text(want[name])}, got {_text(got[name])}" for name in unequal
-        )
-    return f"{what}: expected {want}, got {got}"
-
-
-def _short(side: Any) -> str:
-    if not isinstance(side, dict):
-        return _text(side)
-    return ", ".join(f"{name} {_text(value)}" for name, value in side.items() if value is not None)
-
-
-def _text(value: Any) -> str:
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return text if len(text) <= 120 else text[:120] + "…"

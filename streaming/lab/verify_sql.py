@@ -18,22 +18,34 @@ Kinds are 0 impression, 1 click, 2 conversion. `n` ascends by file and line.
 from __future__ import annotations
 
 ARRIVAL = """
--- Stamped in the future: ahead of each of the next 16 of its file; the last of a file: of everything else in the log.
-CREATE TABLE future AS
-WITH ahead AS (
-    SELECT n, kind, t, max(t) OVER (PARTITION BY file ORDER BY n ROWS BETWEEN 1 FOLLOWING AND 16 FOLLOWING) AS following
-    FROM record
-), contradicted AS (
-    SELECT n FROM ahead WHERE t > following + future_skew()
-), others AS (
-    SELECT max(t, 2) AS largest FROM ahead ANTI JOIN contradicted USING (n)
+-- Stamped in the future: ahead of each of the next 16 of its file. Where fewer follow, ahead of all else in the file, by as
+-- much more as its stream may run ahead: at the end of a file a record on time may have only late ones behind it.
+CREATE TABLE ahead AS
+SELECT n, file, t, count(*) OVER next16 AS follow, max(t) OVER next16 AS following,
+       future_skew() + CASE kind WHEN 0 THEN 0 WHEN 1 THEN click_window() ELSE attribution_window() END AS leeway
+FROM record WINDOW next16 AS (PARTITION BY file ORDER BY n ROWS BETWEEN 1 FOLLOWING AND 16 FOLLOWING);
+
+CREATE TABLE contradicted AS
+WITH RECURSIVE body AS (
+    SELECT n, file, t, t > following + future_skew() AS is_future FROM ahead WHERE follow = 16
+), step AS (
+    SELECT file, 16 AS follow, NULL::BIGINT AS n, false AS is_future, max(body.t) FILTER (NOT body.is_future) AS largest
+    FROM (SELECT DISTINCT file FROM ahead) LEFT JOIN body USING (file) GROUP BY file
+    UNION ALL
+    SELECT step.file, step.follow - 1, ahead.n, t > greatest(largest, following) + leeway,
+           CASE WHEN t > greatest(largest, following) + leeway THEN largest ELSE greatest(largest, t) END
+    FROM step LEFT JOIN ahead ON ahead.file = step.file AND ahead.follow = step.follow - 1
+    WHERE step.follow > 1
 )
+SELECT n FROM body WHERE is_future UNION ALL SELECT n FROM step WHERE is_future;
+
+-- The last of a file: ahead of everything else in the log.
+CREATE TABLE future AS
+WITH others AS (SELECT max(t, 2) AS largest FROM ahead ANTI JOIN contradicted USING (n))
 SELECT n FROM contradicted
 UNION ALL
 SELECT n FROM ahead, others
-WHERE following IS NULL
-  AND t > CASE WHEN t = largest[1] THEN largest[2] ELSE largest[1] END + future_skew()
-        + CASE kind WHEN 0 THEN 0 WHEN 1 THEN click_window() ELSE attribution_window() END;
+WHERE follow = 0 AND t > CASE WHEN t = largest[1] THEN largest[2] ELSE largest[1] END + leeway;
 
 -- Reading the file with the smallest next event time is sorting by the running maximum within the file.
 CREATE TABLE arrival AS

@@ -353,20 +353,24 @@ def test_whatever_a_log_holds_cannot_break_the_settings_file(value: str, remark:
     assert parse(text) == Settings()
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(st.integers(0, 100), max_size=25), min_size=1, max_size=3), st.integers(0, 60))
-def test_a_record_of_the_future_is_ahead_of_each_of_the_next_sixteen(files: list[list[int]], skew: int) -> None:
-    found = futures_of([[np.array(file, dtype=np.int64) for file in files]], skew_ms=skew, leads_ms=[5])[0]
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.lists(st.integers(0, 100), max_size=25), min_size=1, max_size=3),
+    st.integers(0, 60),
+    st.integers(0, 20),
+)
+def test_records_of_the_future_are_those_that_a_plain_reading_of_the_rule_finds(
+    files: list[list[int]], skew: int, lead: int
+) -> None:
+    found = futures_of([[np.array(file, dtype=np.int64) for file in files]], skew_ms=skew, leads_ms=[lead])[0]
     for file, futures in zip(files, found, strict=True):
         for place, at in enumerate(file[:-1]):
-            assert futures[place] == all(at - other > skew for other in file[place + 1 : place + 17])
-    for number, file in enumerate(files):
-        # The last one, with nothing behind it, is held against all that is known not to be a future one itself.
-        known = [
-            at
-            for other, times in enumerate(files)
-            for place, at in enumerate(times)
-            if not found[other][place] and (other, place) != (number, len(file) - 1)
-        ]
-        if file and known and not found[number][-1]:
-            assert file[-1] <= max(known + [times[-1] for times in files if times]) + skew + 5
+            if len(file) - place > 16:
+                assert futures[place] == all(at - other > skew for other in file[place + 1 : place + 17])
+            else:
+                kept = [other for other, future in zip(file[:place], futures, strict=False) if not future]
+                assert futures[place] == all(at - other > skew + lead for other in kept + file[place + 1 :])
+    if len(files) == 1 and len(files[0]) > 1:
+        *rest, last = files[0]
+        kept = [at for at, future in zip(rest, found[0], strict=False) if not future]
+        assert found[0][-1] == (bool(kept) and last - max(kept) > skew + lead)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from streaming.arrivals import Place
+from streaming.log_file import Place
 from streaming.settings import EventTime, Settings, Windows
 
 OUT_OF_ORDERNESS = 7
@@ -16,7 +16,8 @@ SETTINGS = Settings(
     event_time=EventTime(out_of_orderness_ms=OUT_OF_ORDERNESS, alignment_ms=10, future_skew_ms=10**6),
 )
 FUTURE = Settings(
-    windows=SETTINGS.windows, event_time=EventTime(out_of_orderness_ms=OUT_OF_ORDERNESS, alignment_ms=10, future_skew_ms=100)
+    windows=SETTINGS.windows,
+    event_time=EventTime(out_of_orderness_ms=OUT_OF_ORDERNESS, alignment_ms=10, future_skew_ms=100),
 )
 MAKE = {"impressions": shown, "clicks": clicked, "conversions": converted}
 
@@ -61,7 +62,8 @@ def literal(times: dict[str, list[int]]) -> list[tuple[str, int]]:
 
 file_times = st.lists(st.integers(0, 60), max_size=30)
 logs = st.fixed_dictionaries(
-    {}, optional={"impressions": file_times, "impressions-2": file_times, "clicks": file_times, "conversions": file_times}
+    {},
+    optional={"impressions": file_times, "impressions-2": file_times, "clicks": file_times, "conversions": file_times},
 )
 
 
@@ -131,7 +133,9 @@ def test_a_last_record_far_beyond_everything_else_is_from_the_future() -> None:
 
 def test_the_last_conversion_may_come_an_attribution_window_after_everything_else() -> None:
     assert read(ListLog(log_of({"impressions": [1], "clicks": [2], "conversions": [1_102]}), FUTURE))[2] == []
-    assert read(ListLog(log_of({"impressions": [1], "clicks": [2], "conversions": [1_103]}), FUTURE))[2] == ["conversions:1"]
+    assert read(ListLog(log_of({"impressions": [1], "clicks": [2], "conversions": [1_103]}), FUTURE))[2] == [
+        "conversions:1"
+    ]
 
 
 def test_a_single_record_has_nothing_to_be_held_against() -> None:
@@ -147,7 +151,10 @@ def test_blank_lines_are_counted_and_malformed_ones_refused_in_their_place() -> 
 
 
 def test_refused_records_are_not_told_again_after_going_on() -> None:
-    lines = {"impressions": [line_of(shown("a", 1)), b"garbage", line_of(shown("b", 90)), b"{"], "clicks": [line_of(clicked("a", 50))]}
+    lines = {
+        "impressions": [line_of(shown("a", 1)), b"garbage", line_of(shown("b", 90)), b"{"],
+        "clicks": [line_of(clicked("a", 50))],
+    }
     log = ListLog(lines, SETTINGS, block=1)
     told: list[str] = []
     for arrivals in log:

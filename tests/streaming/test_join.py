@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from fakes import T0, arrivals_of, clicked, converted, shown
@@ -32,7 +33,9 @@ class Case:
 
 A, B = "a", "b"
 CASES = [
-    Case("an impression without a click closes after the click window", [(shown(A, 0), 0)], [(10, 0, A, None, None)], []),
+    Case(
+        "an impression without a click closes after the click window", [(shown(A, 0), 0)], [(10, 0, A, None, None)], []
+    ),
     Case(
         "a click at the window's very end counts",
         [(shown(A, 0), 0), (clicked(A, 10), 0)],
@@ -185,7 +188,13 @@ def told(dues: list[Due]) -> list[tuple[int, int, str, int | None, int | None]]:
         return None if ms is None else ms - T0
 
     return [
-        (due.due_ms - T0, due.slot, due.joined.impression.impression_id, rel(due.joined.click_ms), rel(due.joined.conversion_ms))
+        (
+            due.due_ms - T0,
+            due.slot,
+            due.joined.impression.impression_id,
+            rel(due.joined.click_ms),
+            rel(due.joined.conversion_ms),
+        )
         for due in dues
     ]
 
@@ -289,7 +298,10 @@ def brute_force(stream: list[tuple[Event, int]], until: int) -> tuple[Counter, C
             one.conversion = (max(event.event_time_ms, start), now)
 
     def release(name: str, now: int) -> None:
-        mine = sorted((e for e in held if e[0].impression_id == name), key=lambda e: (e[0].event_time_ms, not isinstance(e[0], Click)))
+        mine = sorted(
+            (e for e in held if e[0].impression_id == name),
+            key=lambda e: (e[0].event_time_ms, not isinstance(e[0], Click)),
+        )
         for entry in mine:
             held.remove(entry)
         for want_click in (True, False):
@@ -330,12 +342,15 @@ def summed(dues: list[Due], sides: list[Side]) -> tuple[Counter, Counter]:
             d.slot,
             d.joined.impression.impression_id,
             d.joined.click_ms,
-            d.joined.conversion_ms if d.joined.conversion_known_ms is not None and d.joined.conversion_known_ms <= d.due_ms else None,
+            d.joined.conversion_ms
+            if d.joined.conversion_known_ms is not None and d.joined.conversion_known_ms <= d.due_ms
+            else None,
         )
         for d in dues
     )
     doors = Counter(
-        (s.door, type(s.record.event).__name__, s.record.event.impression_id, s.record.event.event_time_ms) for s in sides
+        (s.door, type(s.record.event).__name__, s.record.event.impression_id, s.record.event.event_time_ms)
+        for s in sides
     )
     return due, doors
 
@@ -358,7 +373,7 @@ def test_records_one_by_one_and_in_blocks_give_the_same(
     dues: list[Due] = []
     sides: list[Side] = []
     bounds = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         block = stream[start:stop]
         join.on_arrivals(arrivals_of([e for e, _ in block], [w for _, w in block], first=start + 1))
         due, side = join.on_watermark(T0 + block[-1][1])
