@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from streaming.console import ERR, OUT, counts, figure, print_json, print_rows, print_table, progress
 from streaming.settings import Settings, SettingsError, load, parse
 
 app = typer.Typer(
@@ -26,8 +23,6 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Look at published weights.")
 app.add_typer(weights_app, name="weights")
-
-OUT, ERR = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
 Log = Annotated[Path, typer.Argument(help="Directory with impressions, clicks and conversions.", metavar="LOG")]
 Run = Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")]
@@ -75,35 +70,6 @@ def _fail(error: object, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for label, value in rows:
-        table.add_row(label, value)
-    OUT.print(table)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(msgspec.json.encode(value).decode())
-
-
-@contextmanager
-def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, gone when done; called with how much is done."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    counting = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*(columns if total is not None else counting), console=ERR, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
 def _settings_of(log: Path, config: Path | None) -> Settings:
     from streaming.lab.look import suggest_settings
 
@@ -131,12 +97,12 @@ def check(log: Log, config: Config = None, as_json: Json = False) -> None:
     """Say what is in LOG and what is wrong with it: disorder, delays, rates, suggested windows. Exit code 1 on an error in it."""
     from streaming.lab.check import check_log
 
-    with _progress(f"checking {log}", None):
+    with progress(f"checking {log}", None):
         findings = check_log(log, _settings_of(log, config))
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     else:
-        _print_rows(f"What is in {log}", findings.rows())
+        print_rows(f"What is in {log}", findings.rows())
         colours = {"error": "red", "warning": "yellow", "note": "dim"}
         for problem in findings.problems:
             OUT.print(
@@ -179,22 +145,22 @@ def generate(
         world = World.clean(**values) if clean else World(**values)
     except (ValueError, msgspec.ValidationError) as error:
         raise SettingsError(f"--dial: {error}") from error
-    with _progress(f"writing {out}", world.impressions) as done:
+    with progress(f"writing {out}", world.impressions) as done:
         summary = generate_world(out, world, lambda shown, of: done(shown))
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
-    _print_rows(
+    print_rows(
         f"A world in {out}",
         [
             ("impressions", f"{summary.impressions:,}"),
             (
                 "clicks",
-                f"{summary.clicks:,}   mean pCTR {summary.mean_pctr:.4f}, AUC of the truth {_figure(summary.ctr_auc)}",
+                f"{summary.clicks:,}   mean pCTR {summary.mean_pctr:.4f}, AUC of the truth {figure(summary.ctr_auc)}",
             ),
             (
                 "conversions",
-                f"{summary.conversions:,}   mean pCVR {_figure(summary.mean_pcvr)}, AUC of the truth {_figure(summary.cvr_auc)}",
+                f"{summary.conversions:,}   mean pCVR {figure(summary.mean_pcvr)}, AUC of the truth {figure(summary.cvr_auc)}",
             ),
             (
                 "went wrong",
@@ -203,10 +169,6 @@ def generate(
             ),
         ],
     )
-
-
-def _figure(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.4f}"
 
 
 @app.command("import")
@@ -222,9 +184,9 @@ def import_log(
     importers = {"talkingdata": import_talkingdata, "open-bandit": import_open_bandit}
     if name not in importers:
         raise SettingsError(f"NAME must be one of {', '.join(importers)} (got {name!r})")
-    with _progress(f"importing {source}", None):
+    with progress(f"importing {source}", None):
         summary = importers[name](source, out)
-    _print_json(summary) if as_json else _print_rows(f"Imported {name}", summary.rows())
+    print_json(summary) if as_json else print_rows(f"Imported {name}", summary.rows())
 
 
 @app.command()
@@ -262,7 +224,7 @@ def replay(
     latest = run.pipeline.metrics()
     server = None if metrics_port is None else serve_metrics(RunCollector(lambda: latest), metrics_port)
     try:
-        with _progress(f"replaying {log}", run.source.size_bytes) as done:
+        with progress(f"replaying {log}", run.source.size_bytes) as done:
             records = 0
             for count in run.run(close_at_end=close_at_end):
                 records += count
@@ -274,9 +236,9 @@ def replay(
             server.close()
     metrics = run.pipeline.metrics()
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
     else:
-        _print_rows(f"Replayed {log} into {out}", _run_rows(metrics, out))
+        print_rows(f"Replayed {log} into {out}", _run_rows(metrics, out))
 
 
 def _is_positive(text: str) -> bool:
@@ -294,9 +256,6 @@ def _run_settings(log: Path, out: Path, config: Path | None, *, resume: bool) ->
 
 
 def _run_rows(metrics: Any, out: Path) -> list[tuple[str, str]]:
-    def counts(of: dict[str, int]) -> str:
-        return ", ".join(f"{count:,} {name.lower()}" for name, count in of.items() if count) or "none"
-
     rows = [
         ("records", counts(metrics.events)),
         ("examples", counts(metrics.examples)),
@@ -324,7 +283,7 @@ def _run_rows(metrics: Any, out: Path) -> list[tuple[str, str]]:
                 shown = [
                     ("calibration", figures.calibration), ("NE", figures.normalized_entropy), ("AUC", figures.auc), ("ECE", figures.ece),
                 ]  # fmt: skip
-                text = ", ".join(f"{name} {_figure(value)}" for name, value in shown)
+                text = ", ".join(f"{name} {figure(value)}" for name, value in shown)
                 rows.append((f"{task.upper()} ({whose})", f"{text}; n {figures.n:,}"))
     rows.append(("weights", f"{out / 'weights'}, version {metrics.weights_version} of epoch {metrics.weights_epoch}"))
     return rows
@@ -335,10 +294,10 @@ def verify(log: Log, run: Run, as_json: Json = False) -> None:
     """Join LOG again, in another way, and compare every example and every record of RUN. Exit code 1 if they differ."""
     from streaming.lab.verify import verify as verify_run
 
-    with _progress(f"verifying {run}", None):
+    with progress(f"verifying {run}", None):
         verdict = verify_run(log, run)
     if as_json:
-        _print_json(verdict)
+        print_json(verdict)
     else:
         for line in verdict.lines():
             OUT.print(line, markup=False, style="red" if line.startswith("DIFFERS") else None)
@@ -363,7 +322,7 @@ def explain(
     from streaming.lab.explain import explain as explain_impression
 
     explanation = explain_impression(run, impression_id, log)
-    _print_json(explanation) if as_json else _print_rows(impression_id, explanation.rows())
+    print_json(explanation) if as_json else print_rows(impression_id, explanation.rows())
 
 
 @app.command()
@@ -376,9 +335,67 @@ def report(
     """Write RUN/report.html: calibration, entropy, reliability, delays and volumes on one page."""
     from streaming.lab.report import write_report
 
-    with _progress(f"drawing {run}", None):
+    with progress(f"drawing {run}", None):
         page = write_report(run, log=log)
     typer.echo(page)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Directory for the demo; made if it is not there.")] = Path("demo"),
+    impressions: Annotated[int, typer.Option(help="Impressions to simulate.")] = 200_000,
+) -> None:
+    """Show the whole line on simulated traffic: generate two weeks of it, replay, verify, compare with the truth, draw a report."""
+    from streaming.lab.against_truth import compare_with_truth
+    from streaming.lab.report import write_report
+
+    log, run = out / "log", out / "run"
+    for old in (log, run):
+        shutil.rmtree(old, ignore_errors=True)
+    OUT.print("1. Two weeks of simulated traffic, with everything that goes wrong on the way to a log", style="bold")
+    generate(log, impressions=impressions)
+    OUT.print("\n2. Replay: join by event time, label when labels are final, learn ESMM, score, publish", style="bold")
+    replay(log, run)
+    OUT.print("\n3. Verify: the same join written a second time, in SQL, compared record by record", style="bold")
+    verify(log, run)
+    OUT.print(
+        "\n4. What the model says beside the probabilities that the traffic was drawn with, impressions of the second week",
+        style="bold",
+    )
+    against = compare_with_truth(log, run, from_day=7)
+    rows = [
+        [
+            name,
+            f"{task.n:,}",
+            figure(task.bias, 3),
+            figure(task.auc, 3),
+            figure(task.truth_auc, 3),
+            figure(task.normalized_entropy, 3),
+            figure(task.truth_normalized_entropy, 3),
+        ]
+        for name, task in (("CTR", against.ctr), ("CVR", against.cvr))
+    ]
+    head = ["", "scored", "sum p / sum true p", "AUC", "AUC of the truth", "NE", "NE of the truth"]
+    print_table("Predictions made before their labels were known", head, rows)
+    with progress("drawing the report", None):
+        page = write_report(run, log=log)
+    print_rows(
+        "\nWhere things are",
+        [
+            ("the report", str(page)),
+            ("the weights", str(run / "weights")),
+            ("every file's form", "docs/formats.md"),
+        ],
+    )
+    print_rows(
+        "\nGo on with your own logs",
+        [
+            ("look at them", "afterclick check LOG"),
+            ("settings from a look", "afterclick init LOG > settings.toml"),
+            ("replay", "afterclick replay LOG --config settings.toml --out RUN"),
+            ("one impression's story", "afterclick explain RUN IMPRESSION_ID"),
+        ],
+    )
 
 
 @weights_app.command("list")
@@ -389,20 +406,19 @@ def weights_list(run: Run, as_json: Json = False) -> None:
 
     versions = list_versions(run / "weights")
     if as_json:
-        _print_json(versions)
+        print_json(versions)
         return
-    table = Table("version", "event time", "embedding rows", "bytes", "", box=None, pad_edge=False)
+    rows: list[list[str]] = []
     for version in versions:
-        manifest = version.manifest
-        state = "current" if version.is_current else version.damage or ""
+        manifest, state = version.manifest, "current" if version.is_current else version.damage or ""
         if manifest is None:
-            table.add_row(version.name, "", "", "", state)
+            rows.append([version.name, "", "", "", state])
             continue
         when = "" if manifest.watermark_ms is None else utc(manifest.watermark_ms)
-        rows = sum(entry.shape[0] for name, entry in manifest.tensors.items() if name.endswith(".ids"))
+        embedded = sum(entry.shape[0] for name, entry in manifest.tensors.items() if name.endswith(".ids"))
         size = sum(part.size for part in manifest.parts.values())
-        table.add_row(version.name, when, f"{rows:,}", f"{size:,}", state)
-    OUT.print(table)
+        rows.append([version.name, when, f"{embedded:,}", f"{size:,}", state])
+    print_table(f"Weights in {run}", ["version", "event time", "embedding rows", "bytes", ""], rows)
 
 
 @weights_app.command("show")
@@ -431,4 +447,4 @@ def weights_diff(
     from streaming.adapters.directory import read_version
 
     found = difference(decode(read_version(run / "weights", one)), decode(read_version(run / "weights", other)))
-    _print_json(found) if as_json else typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    print_json(found) if as_json else typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())

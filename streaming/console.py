@@ -1,0 +1,72 @@
+"""How the command line shows things: tables, one JSON line, progress bars. Must not know what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """A title and below it labels with their values."""
+    OUT.print(title, style="bold underline", markup=False)
+    width = max((len(label) for label, _ in rows), default=0)
+    for label, value in rows:
+        OUT.print(f"  {label:<{width}}  {value}", markup=False)
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A title and below it a table, numbers to the right."""
+    OUT.print(title, style="bold underline", markup=False)
+    table = Table(box=None, pad_edge=True)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    OUT.print(table)
+
+
+def print_json(value: Any) -> None:
+    """One line that a machine can read."""
+    OUT.file.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A number, or that there is none.
+
+    Example:
+        >>> figure(0.97312), figure(None)
+        ('0.9731', 'no value')
+    """
+    return "no value" if value is None else f"{value:.{digits}f}"
+
+
+def counts(of: dict[str, int]) -> str:
+    """Counts with what they are of, those of 0 left out.
+
+    Example:
+        >>> counts({"CLICKED": 1200, "ORACLE": 0})
+        '1,200 clicked'
+    """
+    return ", ".join(f"{count:,} {name.lower().replace('_', ' ')}" for name, count in of.items() if count) or "none"
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, gone when done; called with how much is done. Without a total it counts."""
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
+    if total is None:
+        columns.append(TextColumn("{task.completed:,.0f}"))
+    else:
+        columns += [BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+    with Progress(*columns, TimeElapsedColumn(), console=ERR, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
