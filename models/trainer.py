@@ -13,7 +13,7 @@ from models.batch import Batch, Bool, Event, Float64, Inputs
 from models.delay import Kappa, pairs_of, taught
 from models.esmm import Esmm
 from models.layers.embedded_input import EmbeddedInput, Located
-from models.loss import OBJECTIVES, ctr_loss
+from models.loss import OBJECTIVES, Objective, ctr_loss
 from models.optimizers import DenseAdam, schedule
 from models.safeguards import Refusals
 from models.schema import Feature, Network, Optimizer, Safeguards
@@ -166,11 +166,15 @@ class Learner:
             s=np.full(len(batch), np.nan),  # no delay model is taught: NaN, so that no method can rest on it unnoticed
             v=batch.converted.astype(np.float64),
         )
-        mass = float(positive.sum() + negative.sum())
-        kappa = self._kappa.value
-        if self._objective.counts_unclicked:
+        kappa, objective = self._kappa.value, self._objective
+        if not unclicked.any():
+            # Under a product loss a click's negatives are carried by the unclicked impressions beside it. Where there are none (traffic
+            # has ended, its late labels have not) the product would run away; clicks alone are what `composed` is right for.
+            objective = OBJECTIVES["composed"]
+        mass = float(positive.sum() + negative.sum()) if objective.counts_unclicked else 0.0
+        if objective.counts_unclicked:
             negative[unclicked] = kappa
-        loss, slopes = self._loss(logits, unclicked, clicked, positive, negative)
+        loss, slopes = self._loss(objective, logits, unclicked, clicked, positive, negative)
         report = StepReport(predictions, positive, negative, loss, kappa, step=None, refusal=None)
         if not len(batch):
             return report
@@ -202,6 +206,7 @@ class Learner:
 
     def _loss(
         self,
+        objective: Objective,
         logits: tuple[torch.Tensor, torch.Tensor],
         unclicked: Bool,
         clicked: Bool,
@@ -214,7 +219,7 @@ class Learner:
         no_click, click, plus, minus = (
             torch.from_numpy(each.astype(np.float64)) for each in (unclicked, clicked, positive, negative)
         )
-        loss = (ctr_loss(a, no_click, click) + self._objective.loss(a, b, plus, minus)) / self._batch_size
+        loss = (ctr_loss(a, no_click, click) + objective.loss(a, b, plus, minus)) / self._batch_size
         by_a, by_b = (slope.to(logits[0]) for slope in torch.autograd.grad(loss, (a, b)))
         return loss.item(), (by_a, by_b)
 

@@ -131,7 +131,7 @@ class Policy:
         method: a name in `METHODS`.
         p: the join partition.
         observation_window_ms, attribution_window_ms: as in the settings.
-        outcomes: `oracle` only: impression_id -> outcome, from a first pass over the same log.
+        outcomes: `oracle` only: (impression_id, impression's event time) -> outcome, from a first pass over the same log.
 
     Raises:
         ValueError: no such method, or `oracle` without outcomes.
@@ -144,7 +144,7 @@ class Policy:
         p: int,
         observation_window_ms: int,
         attribution_window_ms: int,
-        outcomes: Mapping[str, Outcome] | None = None,
+        outcomes: Mapping[tuple[str, int], Outcome] | None = None,
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"labels.method must be one of {', '.join(METHODS)} (got {method!r})")
@@ -184,7 +184,7 @@ class Policy:
         known = joined.conversion_known_ms is not None and joined.conversion_known_ms <= due.due_ms
         conversion_ms, value = (joined.conversion_ms, joined.value) if known else (None, None)
         if self._outcomes is not None and due.slot == Slot.OBSERVED:
-            outcome = self._outcomes.get(joined.impression.impression_id)
+            outcome = self._outcomes.get((joined.impression.impression_id, joined.impression.event_time_ms))
             if outcome is None:
                 return []
             conversion_ms, value = outcome.conversion_ms, outcome.value

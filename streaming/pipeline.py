@@ -61,7 +61,7 @@ class Pipeline:
         output: Output,
         cuts: CutStore,
         publisher: Publisher,
-        outcomes: Mapping[str, Outcome] | None = None,
+        outcomes: Mapping[tuple[str, int], Outcome] | None = None,
         at_step: Callable[[int], None] = lambda number: None,
     ) -> None:
         windows, batching = settings.windows, settings.batching
@@ -310,7 +310,7 @@ def join_windows(settings: Settings) -> Windows:
     )
 
 
-def find_outcomes(source: Source, settings: Settings) -> dict[str, Outcome]:
+def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], Outcome]:
     """What finally became of each click whose attribution window the log covers: the first pass for method `oracle`."""
     windows = settings.windows
     policy = Policy(
@@ -320,13 +320,14 @@ def find_outcomes(source: Source, settings: Settings) -> dict[str, Outcome]:
         attribution_window_ms=windows.attribution_window_ms,
     )
     join = Join(join_windows(settings), policy.schedule)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[tuple[str, int], Outcome] = {}
     for arrivals in source:
         join.on_arrivals(arrivals)
         if arrivals.watermark_ms is not None:
             for example in policy.on_due(join.on_watermark(arrivals.watermark_ms)[0]):
                 if example.kind == Kind.OUTCOME:
-                    outcomes[example.impression.impression_id] = Outcome(example.conversion_ms, example.value)
+                    impression = example.impression
+                    outcomes[impression.impression_id, impression.event_time_ms] = Outcome(example.conversion_ms, example.value)
     return outcomes
 
 

@@ -136,7 +136,7 @@ class Replay:
         if cut is not None:
             source = LogSource(log, settings, cut.places, block_bytes=block_bytes)
             self.resumed_at_ms = cut.at_ms
-        outcomes: dict[str, Outcome] | None = None
+        outcomes: dict[tuple[str, int], Outcome] | None = None
         if settings.labels.method == "oracle":
             outcomes = find_outcomes(LogSource(log, settings), settings)
         self.source = source

@@ -70,7 +70,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         told = []
         for check in self.checks:
             state = "agreed" if check.agreed else "DIFFERS"
-            told.append(f"{state:8}{check.name:28}expected {check.expected:>10,}   got {check.got:>10,}")
+            told.append(f"{state:8}{check.name:30}expected {check.expected:>10,}   got {check.got:>10,}")
             told += [f"          {difference}" for difference in check.differences]
             if check.broken > len(check.differences):
                 told.append(f"          and {check.broken - len(check.differences):,} more")

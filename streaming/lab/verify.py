@@ -21,9 +21,9 @@ from streaming.lab.verify_lines import VerifyError
 from streaming.lab.verify_tables import DOORS, TABLES, read_log, read_run
 from streaming.settings import Settings
 
-DIFFERENCES = 10  # told per check: enough to see a pattern, few enough to read
-
 __all__ = ["Verdict", "VerifyError", "verify"]
+
+DIFFERENCES = 10  # told per check: enough to see a pattern, few enough to read
 
 MEMORY_LIMIT = "5GB"  # of the database, which goes to a temporary directory beyond it
 

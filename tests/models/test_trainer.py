@@ -243,9 +243,26 @@ def test_report_shows_the_weights_each_row_was_taught_with():
 
 def test_kappa_forgets_in_event_time():
     own = learner(method="oracle")
-    own.learn_many(batch(4, 1, [Event.ORACLE]), at_ms=0)
+    labels = batch(4, 1)
+    events = np.array([Event.ORACLE] * 3 + [Event.UNCLICKED], np.int8)
+    own.learn_many(Batch(labels.inputs, events, labels.converted), at_ms=0)
     own.learn_many(batch(4, 1, [Event.CLICKED]), at_ms=10_000)  # one half-life later
-    assert own.kappa == pytest.approx(0.5)
+    assert own.kappa == pytest.approx(1.5 / 4)
+
+
+def test_labels_without_impressions_beside_them_teach_clicks_alone():
+    # The tail of a log: traffic has ended, its late labels have not. Under the product loss nothing would hold pCVR down.
+    own = learner(method="mature")
+    tail = batch(256, 5, [Event.MATURED])
+    converted = np.zeros(256, np.float32)
+    converted[::10] = 1
+    tail = Batch(tail.inputs, tail.events, converted)
+    pctr = own.predict_many(tail.inputs).pctr
+    for step in range(300):
+        report = own.learn_many(tail, at_ms=step)
+    assert report.pcvr.mean() == pytest.approx(converted.mean(), rel=0.1)
+    assert own.kappa == 0  # its mass stands for no impression of the stream
+    assert np.abs(own.predict_many(tail.inputs).pctr - pctr).max() < 0.05
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Run:
         self.settings = settings
         self.output = MemoryOutput() if resume is None else resume.output
         self.cuts, self.publisher = MemoryCuts(), ListPublisher()
-        outcomes: dict[str, Outcome] | None = None
+        outcomes: dict[tuple[str, int], Outcome] | None = None
         if settings.labels.method == "oracle":
             outcomes = find_outcomes(ListLog(lines, settings), settings)
         state, tensors = (None, {}) if resume is None else resume.cuts.get(cut)
