@@ -19,7 +19,7 @@ def ctr_loss(ctr_logit: torch.Tensor, unclicked: torch.Tensor, clicked: torch.Te
         unclicked: (B,) 1.0 on rows that teach that there was none, else 0.0.
         clicked: (B,) 1.0 on rows that teach that there was one, else 0.0.
     """
-    return -(clicked * _log_sigmoid(ctr_logit) + unclicked * _log_sigmoid(-ctr_logit)).sum()
+    return (unclicked * ctr_logit - (clicked + unclicked) * _log_sigmoid(ctr_logit)).sum()  # log s(-x) = log s(x) - x
 
 
 def product_loss(

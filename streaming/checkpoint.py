@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from streaming.joined import JoinSnapshot
@@ -66,6 +67,12 @@ class Part(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """All of a manifest that every version can read."""
+
+    format: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a cut is made of and under which settings; results are bit-for-bit equal only where all of these are."""
 
@@ -104,20 +111,22 @@ def decode_cut(files: Mapping[str, bytes], settings: Settings, *, name: str) -> 
         OtherRunError: it was written under other settings or another torch.
     """
     try:
+        written = msgspec.json.decode(files[MANIFEST], type=_Format).format
+        if written != FORMAT:
+            raise CutError(
+                f"cut {name} has format {written}, this version reads {FORMAT}: resume with the version that wrote it"
+            )
         manifest = msgspec.json.decode(files[MANIFEST], type=Manifest)
-        for part, entry in manifest.parts.items():
+        for part in (STATE, TENSORS):
+            entry = manifest.parts[part]
             if len(files[part]) != entry.bytes or hashlib.sha256(files[part]).hexdigest() != entry.sha256:
                 raise CutError(
                     f"cut {name} is damaged: {part} is not what its manifest says (sha256 or length differs)"
                 )
     except KeyError as error:
         raise CutError(f"cut {name} is damaged: {error.args[0]} is missing") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CutError(f"cut {name} is damaged: {MANIFEST} cannot be read ({error})") from error
-    if manifest.format != FORMAT:
-        raise CutError(
-            f"cut {name} has format {manifest.format}, this version reads {FORMAT}: resume with the version that wrote it"
-        )
     if manifest.settings != settings:
         keys = "; ".join(differences(manifest.settings, settings))
         raise OtherRunError(
@@ -128,4 +137,9 @@ def decode_cut(files: Mapping[str, bytes], settings: Settings, *, name: str) -> 
             f"cut {name} was written with torch {manifest.torch}, this is {torch.__version__}: "
             "equal weights cannot be promised; resume with that torch, or start anew in another --out"
         )
-    return msgspec.msgpack.decode(files[STATE], type=Cut), load(files[TENSORS])
+    try:
+        return msgspec.msgpack.decode(files[STATE], type=Cut), load(files[TENSORS])
+    except (msgspec.DecodeError, SafetensorError) as error:
+        raise CutError(
+            f"cut {name} is whole but cannot be understood ({error}): resume with the version that wrote it"
+        ) from error

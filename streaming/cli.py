@@ -39,8 +39,6 @@ def main() -> None:
         app()
     except SettingsError as error:
         _fail(error, 2)
-    except KeyboardInterrupt:
-        _fail("stopped; what was done up to the last cut is kept: go on with --resume", 1)
     except Exception as error:
         if not isinstance(error, _mendable()):
             raise
@@ -140,11 +138,14 @@ def generate(
             raise SettingsError(
                 f"--dial {dial} must be NAME=VALUE with one of the names {', '.join(World.__struct_fields__)}"
             )
-        values[name] = msgspec.convert(value, type(getattr(World(), name)), strict=False)
+        try:
+            values[name] = msgspec.convert(value, type(getattr(World(), name)), strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"--dial {dial}: {error}") from error
     try:
         world = World.clean(**values) if clean else World(**values)
     except (ValueError, msgspec.ValidationError) as error:
-        raise SettingsError(f"--dial: {error}") from error
+        raise SettingsError(f"the world cannot be: {error}") from error
     with progress(f"writing {out}", world.impressions) as done:
         summary = generate_world(out, world, lambda shown, of: done(shown))
     if as_json:
@@ -212,18 +213,20 @@ def replay(
     """Replay LOG into a run: join, label, learn, score, cut and publish, in one process."""
     from streaming.adapters.prometheus import RunCollector
     from streaming.adapters.prometheus import serve as serve_metrics
+    from streaming.metrics import RunMetrics
     from streaming.replay import Replay
 
     if speed != "max" and not _is_positive(speed):
         raise SettingsError(f"--speed must be a number above 0, or max (got {speed!r})")
     settings = _run_settings(log, out, config, resume=resume)
     pace = None if speed == "max" else float(speed)
-    run = Replay(log, out, settings, resume=resume, speed=pace, environ=os.environ)
-    for reason in run.passed_over:
-        ERR.print(f"afterclick: warning: {reason}; the cut before it is used", style="yellow", markup=False)
-    latest = run.pipeline.metrics()
+    latest = RunMetrics()
+    # A port that is taken is told of before anything is written to --out.
     server = None if metrics_port is None else serve_metrics(RunCollector(lambda: latest), metrics_port)
     try:
+        run = Replay(log, out, settings, resume=resume, speed=pace, environ=os.environ)
+        for reason in run.passed_over:
+            ERR.print(f"afterclick: warning: {reason}; the cut before it is used", style="yellow", markup=False)
         with progress(f"replaying {log}", run.source.size_bytes) as done:
             records = 0
             for count in run.run(close_at_end=close_at_end):
@@ -231,6 +234,8 @@ def replay(
                 done(run.source.read_bytes if run.source.size_bytes is not None else records)
                 if server is not None:
                     latest = run.pipeline.metrics()
+    except KeyboardInterrupt:
+        _fail("stopped; what was done up to the last cut is kept: go on with --resume", 1)
     finally:
         if server is not None:
             server.close()

@@ -21,6 +21,9 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BRACE = ord("{")
+_REFUSED = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
+"""What decoding a line may raise: no line, however broken or deep, is more than a `Malformed`."""
 
 
 class RecordKind(IntEnum):
@@ -120,7 +123,7 @@ class EventDecoder:
         decode = self._decode
         try:
             events: list[Event | Malformed] = [decode(line) for line in lines]
-        except (msgspec.DecodeError, ValueError, OverflowError):
+        except _REFUSED:
             events = [self._decode_one(line) for line in lines]
         # msgspec skips over raw features without looking inside their strings, and accepts any JSON there.
         if not all(map(bytes.isascii, lines)):
@@ -128,20 +131,23 @@ class EventDecoder:
                 if not line.isascii() and not isinstance(events[index], Malformed):
                     events[index] = _utf8_or_malformed(line, events[index])
         if self._kind == RecordKind.IMPRESSION:
-            for index, line in enumerate(lines):
-                if b'"features":{' not in line:  # 0.05 us; only what fails this is looked at closely
-                    events[index] = _object_or_malformed(events[index], self._fields.features)
+            for index, event in enumerate(events):
+                if type(event) is Impression and bytes(event.features)[0] != _BRACE:  # 0.1 us a record
+                    reason = f"{self._fields.features} must be a JSON object"
+                    events[index] = Malformed(reason, event.impression_id, event.event_time_ms)
         return events
 
     def _decode_one(self, line: bytes) -> Event | Malformed:
         try:
             return self._decode(line)
-        except (msgspec.DecodeError, ValueError, OverflowError) as error:
+        except _REFUSED as error:
             return self._refuse(line, str(error))
 
     def _refuse(self, line: bytes, reason: str) -> Malformed:
         try:
             record = msgspec.json.decode(line)
+        except RecursionError:
+            return Malformed("not JSON: nested too deeply to be read")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Malformed(f"not JSON: {error}")
         if not isinstance(record, dict):
@@ -176,12 +182,6 @@ def _utf8_or_malformed(line: bytes, event: Event | Malformed) -> Event | Malform
     except UnicodeDecodeError as error:
         assert not isinstance(event, Malformed)
         return Malformed(f"not UTF-8: {error.reason} at byte {error.start}", event.impression_id, event.event_time_ms)
-    return event
-
-
-def _object_or_malformed(event: Event | Malformed, path: str) -> Event | Malformed:
-    if isinstance(event, Impression) and not bytes(event.features).startswith(b"{"):
-        return Malformed(f"{path} must be a JSON object", event.impression_id, event.event_time_ms)
     return event
 
 

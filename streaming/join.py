@@ -86,41 +86,50 @@ class Join:
         """Takes in records; they take effect, and what they cause leaves, with `on_watermark`."""
         self._pending.add(arrivals)
 
-    def on_watermark(self, watermark_ms: int) -> tuple[list[Due], list[Side]]:
+    @property
+    def next_ms(self) -> int | None:
+        """No watermark up to this one (it included) lets anything take effect or leave; None: none does, however far."""
+        times_ms = (
+            self._pending.next_ms,
+            self._held.next_ms,
+            self._timers[0][0] if self._timers else None,
+            self._close_ms(self._closing[0]) if self._closing else None,
+        )
+        return min((ms for ms in times_ms if ms is not None), default=None)
+
+    def on_watermark(self, watermark_ms: int, *, is_halt: bool = False) -> tuple[list[Due], list[Side]]:
         """Lets everything take effect and leave that the watermark has passed.
 
         Args:
             watermark_ms: event time before which nothing more is expected; below the last one it changes nothing.
+            is_halt: the watermark has come further, this is a halt on its way. Late records that met exactly this one wait,
+                since they may not have arrived yet when it was reached: so a halt finds the same however records came.
 
         Returns:
             What is due, in the order (due time, impression_id, slot), and the records that left by a side door.
         """
-        # An impression must not close, be remembered and be forgotten within one step, so none is longer than the hold.
-        while (bound_ms := self._next_bound_ms(watermark_ms)) is not None:
-            self._take_effect(bound_ms)
+        # An impression must not close, be remembered and be forgotten within one step, so none is longer than the hold (of 0: than
+        # the millisecond in which both happen).
+        while (bound_ms := self._next_bound_ms(watermark_ms, is_halt)) is not None:
+            self._take_effect(bound_ms, is_halt and bound_ms == watermark_ms)
             self._let_leave(bound_ms)
             self._watermark_ms = bound_ms
         due, sides, self._due, self._sides = self._due, self._sides, [], []
         return due, sides
 
-    def _next_bound_ms(self, watermark_ms: int) -> int | None:
+    def _next_bound_ms(self, watermark_ms: int, is_halt: bool) -> int | None:
         reached_ms = self._watermark_ms
         if reached_ms is not None and watermark_ms <= reached_ms:
-            return reached_ms if self._pending.is_ready(reached_ms) else None  # a late record takes effect at once
-        times_ms = [
-            self._pending.next_ms,
-            self._held.next_ms,
-            self._timers[0][0] if self._timers else None,
-            self._close_ms(self._closing[0]) if self._closing else None,
-        ]
-        next_ms = min((ms for ms in times_ms if ms is not None), default=None)
+            is_ready = not is_halt and self._pending.is_ready(reached_ms)  # a late record takes effect at once
+            return reached_ms if is_ready else None
+        next_ms = self.next_ms
         if next_ms is None:
             return watermark_ms
         start_ms = next_ms if reached_ms is None else max(next_ms, reached_ms)
-        return min(watermark_ms, start_ms + self._windows.orphan_hold_ms)
+        return min(watermark_ms, start_ms + max(self._windows.orphan_hold_ms, 1))
 
-    def _take_effect(self, watermark_ms: int) -> None:
-        positions, nows = self._pending.take(watermark_ms)
+    def _take_effect(self, watermark_ms: int, is_halt: bool) -> None:
+        positions, nows = self._pending.take(watermark_ms, is_halt=is_halt)
         pending, events = self._pending, self._pending.events
         open_impressions, closing, remembered = self._open, self._closing, self._remembered
         held_names, held_until_ms = self._held.names, self._held_until_ms()

@@ -106,13 +106,14 @@ class Pending:
         self._sort()
         return len(self) > 0 and bool(self._order[self._taken] < watermark_ms * 8 + 4)
 
-    def take(self, watermark_ms: int) -> tuple[range, list[int]]:
+    def take(self, watermark_ms: int, *, is_halt: bool = False) -> tuple[range, list[int]]:
         """The positions of the records that take effect once the watermark is here, and when each does.
 
-        Those on time take effect when the watermark is strictly beyond their event time, late ones at the watermark they met.
+        Those on time take effect when the watermark is strictly beyond their event time, late ones at the watermark they met,
+        or, if this `is_halt`, when it is strictly beyond that.
         """
         self._sort()
-        end = int(np.searchsorted(self._order, watermark_ms * 8 + 4, "left"))
+        end = int(np.searchsorted(self._order, watermark_ms * 8 + (0 if is_halt else 4), "left"))
         taken = range(self._taken, max(end, self._taken))
         self._taken = taken.stop
         return taken, (self._order[taken.start : taken.stop] // 8).tolist()

@@ -110,7 +110,7 @@ class Pipeline:
             self._join.on_arrivals(arrivals)
             if arrivals.watermark_ms is not None:
                 for watermark_ms, is_cut in self._stops(arrivals, arrivals.watermark_ms):
-                    self._advance(watermark_ms)
+                    self._advance(watermark_ms, is_halt=is_cut)
                     if is_cut and self._is_changed:
                         self._cut()
             yield len(arrivals.times) + len(arrivals.refused)
@@ -126,9 +126,9 @@ class Pipeline:
         self._output.sync()
         self._write_metrics()
 
-    def _advance(self, watermark_ms: int) -> None:
+    def _advance(self, watermark_ms: int, *, is_halt: bool = False) -> None:
         """The way of every record, once the watermark has passed it."""
-        dues, sides = self._join.on_watermark(watermark_ms)  # Event -> JoinedImpression
+        dues, sides = self._join.on_watermark(watermark_ms, is_halt=is_halt)  # Event -> JoinedImpression
         self._write_sides(sides)
         examples = self._policy.on_due(dues)  # -> Example
         self._count_examples(examples)
@@ -228,12 +228,20 @@ class Pipeline:
         self._cut_places = cut.places
 
     def _stops(self, arrivals: Arrivals, watermark_ms: int) -> Iterator[tuple[int, bool]]:
-        """The watermarks to halt at on the way to a new one: each multiple of `cut_interval_ms`, where a cut is due, and the end."""
+        """The watermarks to halt at on the way to a new one, and whether a cut is due there: multiples of `cut_interval_ms` by
+        which something happened, and the end.
+        """
         reached_ms, interval_ms = self._watermark_ms, self._settings.cuts.cut_interval_ms
         if reached_ms is None:
             reached_ms = int(arrivals.watermarks[0]) if len(arrivals.times) else watermark_ms
-        for stop_ms in range((reached_ms // interval_ms + 1) * interval_ms, watermark_ms + 1, interval_ms):
-            yield stop_ms, True
+        while True:
+            if not self._is_changed:  # a log may have gaps of years, and the interval may be a millisecond
+                next_ms = self._join.next_ms
+                reached_ms = watermark_ms if next_ms is None else max(reached_ms, next_ms)
+            reached_ms = (reached_ms // interval_ms + 1) * interval_ms
+            if reached_ms > watermark_ms:
+                break
+            yield reached_ms, True
         yield watermark_ms, False
 
     def _count_arrivals(self, arrivals: Arrivals) -> None:
@@ -275,10 +283,14 @@ class Pipeline:
             )
 
     def metrics(self) -> RunMetrics:
-        """The figures of the run so far."""
-        scored = self._scoreboard.metrics(self._watermark_ms)
+        """The figures of the run so far, as a value that does not change with the run: another thread may read it."""
+        counts, scored = self._counts, self._scoreboard.metrics(self._watermark_ms)
         return msgspec.structs.replace(
-            self._counts,
+            counts,
+            events=dict(counts.events),
+            side_outputs={door: dict(by_kind) for door, by_kind in counts.side_outputs.items()},
+            examples=dict(counts.examples),
+            refused_batches=dict(counts.refused_batches),
             watermark_ms=self._watermark_ms,
             feature_faults=dict(self._reader.faults),
             open_impressions=self._join.open_impressions,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import duckdb
 import zstandard
@@ -17,6 +16,9 @@ from streaming.log_file import Lines, Place
 
 BLOCK_BYTES = 1 << 20
 """Read at a time: some 4,000 impressions; larger blocks gain nothing and cost memory."""
+
+_PACKING = 16
+"""Bytes of JSON that a packed byte may stand for (10 to 15 are usual): what is unpacked at a time is about a block."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
@@ -65,34 +67,77 @@ def read_lines(path: Path, place: Place, block_bytes: int = BLOCK_BYTES) -> Iter
         return
     try:
         with path.open("rb") as raw:
-            if path.name.endswith(".gz"):
-                # The gzip reader seeks by unpacking again from the start: right, and as cheap as can be had.
-                stream: BinaryIO = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
-            elif path.name.endswith(".zst"):
-                stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+            if path.name.endswith(".jsonl"):
+                raw.seek(place.start)
+                yield from _split(iter(lambda: raw.read(block_bytes), b""), place)
             else:
-                stream = raw
-            yield from _split(stream, place, block_bytes)
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+                begin = _begin_gzip if path.name.endswith(".gz") else _begin_zstandard
+                chunks = _unpack(raw, begin, max(block_bytes // _PACKING, 1))
+                yield from _split(_after(chunks, place.start), place)
+    except (EOFError, zlib.error, zstandard.ZstdError) as error:
         raise LogError(
             f"{path} is damaged or cut off ({error}): repair or remove it; records before the damage were read"
         ) from error
     except OSError as error:
-        raise LogError(f"{path} cannot be read: {error}") from error
+        raise LogError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _split(stream: BinaryIO, place: Place, block_bytes: int) -> Iterator[Lines]:
-    stream.seek(place.start)
-    number, start, rest = place.line, place.start, b""
-    while chunk := stream.read(block_bytes):
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        if lines:
-            yield Lines(number, lines, start)
-            number += len(lines)
-            start += sum(map(len, lines)) + len(lines)
-    if rest:
-        yield Lines(number, [rest], start)
+class _Frame(Protocol):
+    """One frame (zstandard) or member (gzip) of a packed file while it is unpacked."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _begin_gzip() -> _Frame:
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with gzip's header and checksum
+
+
+def _begin_zstandard() -> _Frame:
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+def _unpack(raw: BinaryIO, begin: Callable[[], _Frame], packed_bytes: int) -> Iterator[bytes]:
+    """What is in a packed file, frame after frame. The readers of both libraries would take a file that was cut off for whole,
+    or throw away what comes before the damage.
+    """
+    frame: _Frame | None = None
+    while packed := raw.read(packed_bytes):
+        while packed:
+            frame = frame or begin()
+            yield frame.decompress(packed)
+            packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError("it ends in the middle of packed data")
+
+
+def _after(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
+    """Chunks without their first `start` bytes: packed files can only be read from their beginning."""
+    for chunk in chunks:
+        yield chunk[start:]
+        start = max(start - len(chunk), 0)
+
+
+def _split(chunks: Iterator[bytes], place: Place) -> Iterator[Lines]:
+    number, start = place.line, place.start
+    rest: list[bytes] = []  # of a line that has no end yet; joined once, however many chunks it runs over
+    for chunk in chunks:
+        head, end, tail = chunk.rpartition(b"\n")
+        if not end:
+            rest.append(tail)
+            continue
+        lines = b"".join([*rest, head]).split(b"\n")
+        rest = [tail]
+        yield Lines(number, lines, start)
+        number += len(lines)
+        start += sum(map(len, lines)) + len(lines)
+    if last := b"".join(rest):
+        yield Lines(number, [last], start)
 
 
 def _read_parquet(path: Path, place: Place) -> Iterator[Lines]:
@@ -101,20 +146,30 @@ def _read_parquet(path: Path, place: Place) -> Iterator[Lines]:
         with duckdb.connect() as connection:
             connection.execute("SET threads = 1; SET preserve_insertion_order = true")
             columns = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()
-            picked = ", ".join(
-                f'"{name}" := "{name}"::JSON'
-                if name in ("features", "served") and kind == "VARCHAR"
-                else f'"{name}" := "{name}"'
-                for name, kind, *_ in columns
-            )
+            picked = ", ".join(_picked(name, kind) for name, kind, *_ in columns)
             rows = connection.execute(
                 f"SELECT to_json(struct_pack({picked}))::VARCHAR FROM read_parquet(?) OFFSET {place.line - 1}",
                 [str(path)],
             )
             number = place.line
             while block := rows.fetchmany(4096):
-                lines = [row[0].encode() for row in block]
+                lines = [_json_line(row[0]) for row in block]
                 yield Lines(number, lines, 0)
                 number += len(lines)
     except duckdb.Error as error:
-        raise LogError(f"{path} cannot be read as Parquet: {error}") from error
+        raise LogError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _picked(name: str, kind: str) -> str:
+    column = '"' + name.replace('"', '""') + '"'
+    if name in ("features", "served") and kind == "VARCHAR":
+        # Text that is no JSON stays text, so that this row alone is malformed and not the file.
+        return f"{column} := CASE WHEN json_valid({column}) THEN {column}::JSON ELSE to_json({column}) END"
+    return f"{column} := {column}"
+
+
+def _json_line(row: str) -> bytes:
+    """A row as JSON; NaN and the infinities, which JSON has no word for, are missing values."""
+    if "NaN" in row or "Infinity" in row:
+        row = json.dumps(json.loads(row, parse_constant=lambda _: None), ensure_ascii=False, separators=(",", ":"))
+    return row.encode()

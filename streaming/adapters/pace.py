@@ -9,6 +9,9 @@ from streaming.arrivals import Arrivals
 from streaming.log_file import Place
 from streaming.ports import Source
 
+_LONGEST_SLEEP = 3_600.0
+"""Seconds; no system sleeps for the centuries that a gap in a log may take at a small speed."""
+
 
 class Paced:
     """A source whose records come no faster than they were logged, times `speed`.
@@ -42,9 +45,9 @@ class Paced:
             if len(arrivals.times):
                 newest_ms = int(arrivals.times.max())
                 first_ms = newest_ms if first_ms is None else first_ms
-                ahead = started + (newest_ms - first_ms) / 1000 / self._speed - self._clock()
-                if ahead > 0:
-                    self._sleep(ahead)
+                until = started + (newest_ms - first_ms) / 1000 / self._speed
+                while (ahead := until - self._clock()) > 0:
+                    self._sleep(min(ahead, _LONGEST_SLEEP))
             yield arrivals
 
     def places(self) -> Mapping[str, Place]:

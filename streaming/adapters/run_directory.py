@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,40 +29,56 @@ class OutputFile:
 
     def append(self, data: bytes) -> None:
         """Adds bytes; they are on disk, and readable, after `sync`."""
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
-        if self._is_compressed:
-            if self._frame is None:
-                self._frame = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
-            data = self._frame.compress(data)
-        self._file.write(data)
+        with _naming(self.path):
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("ab")
+            if self._is_compressed:
+                if self._frame is None:
+                    self._frame = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+                data = self._frame.compress(data)
+            self._file.write(data)
 
     def sync(self) -> int:
         """Ends the frame, makes all that was appended durable, and returns the length of the file in bytes."""
         if self._file is None:
-            return self.path.stat().st_size if self.path.exists() else 0
-        if self._frame is not None:
-            self._file.write(self._frame.flush())
-            self._frame = None
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+            return self._length()
+        with _naming(self.path):
+            if self._frame is not None:
+                frame, self._frame = self._frame, None
+                self._file.write(frame.flush())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def cut_back(self, length: int) -> None:
-        """Drops what lies beyond a length that `sync` gave."""
+        """Drops what lies beyond a length that `sync` gave.
+
+        Raises:
+            RunDirectoryError: the file is shorter than that: somebody took from it.
+        """
         self.close()
-        if self.path.exists():
-            os.truncate(self.path, length)
+        there = self._length()
+        if there < length:
+            raise RunDirectoryError(
+                f"{self.path} holds {there} bytes, the cut to go on from speaks of {length}: it was removed or cut short since; "
+                "put it back as it was, or start anew in another --out"
+            )
+        if there > length:
+            with _naming(self.path):
+                os.truncate(self.path, length)
 
     def close(self) -> None:
         """Closes the file; what was not synced may be lost with the machine, not with the process."""
-        if self._file is not None:
-            if self._frame is not None:
-                self._file.write(self._frame.flush())
-                self._frame = None
-            self._file.close()
-            self._file = None
+        file, frame = self._file, self._frame
+        self._file = self._frame = None
+        if file is not None:
+            with _naming(self.path), file:
+                if frame is not None:
+                    file.write(frame.flush())
+
+    def _length(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
 
 
 class RunDirectory:
@@ -111,13 +128,26 @@ class RunDirectory:
         """Writes a file whole: readers see the old one or the new one."""
         path = self.path / name
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with _naming(path):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
 
     def close(self) -> None:
-        """Closes all files."""
-        for file in self._files.values():
-            file.close()
+        """Closes all files, also when one of them cannot be written to its end any more."""
+        with ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says which file an error of the system is about, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path} cannot be written ({error.strerror or error}): free space or mend its rights, then go on with --resume"
+        ) from error

@@ -1,7 +1,8 @@
 """How fast the learner steps, beside what its dense part alone allows; prints one line of JSON.
 
-All contestants take turns of a few steps, so that whatever else the machine does meets them alike. Two ratios: of the medians
-(`typical`), and of the fastest tenths (`undisturbed`), which is the one to compare where other work shares the cores. torch-rechub's own ESMM (`baselines/rechub_esmm.py`) joins in where it is installed.
+All contestants take turns of a few steps, so that whatever else the machine does meets them alike. Two ratios: of the
+medians (`typical`), and of the fastest tenths (`undisturbed`), the one to look at where other work shares the cores.
+torch-rechub's own ESMM (`baselines/rechub_esmm.py`) joins in where it is installed.
 
     python tests/bench/esmm_step.py --ids 100000
 """

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from streaming.adapters.run_directory import RunDirectory
 from streaming.join import Join
-from streaming.label import Policy
 from streaming.lab.world import World, generate
+from streaming.label import Policy
 from streaming.outputs import door_of, example_lines, refused_line, side_line
 from streaming.pipeline import join_windows
 from streaming.replay import OUTPUTS, LogSource
@@ -84,7 +84,9 @@ def main() -> None:
                 rates[name].append(json.loads(done.stdout)["events_per_second"])
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratio = medians["afterclick"] / medians["merge_join_write"]
-    print(json.dumps({name: round(rate) for name, rate in medians.items()} | {"ratio": round(ratio, 3), "to_reach": 0.5}))
+    print(
+        json.dumps({name: round(rate) for name, rate in medians.items()} | {"ratio": round(ratio, 3), "to_reach": 0.5})
+    )
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def test_labels_without_impressions_beside_them_teach_clicks_alone():
     pctr = own.predict_many(tail.inputs).pctr
     for step in range(300):
         report = own.learn_many(tail, at_ms=step)
-    assert report.pcvr.mean() == pytest.approx(converted.mean(), rel=0.1)
+    assert report.pcvr.mean() == pytest.approx(converted.mean(), rel=0.15)
     assert own.kappa == 0  # its mass stands for no impression of the stream
     assert np.abs(own.predict_many(tail.inputs).pctr - pctr).max() < 0.05
 
