@@ -54,6 +54,8 @@ class Esmm:
             },
             device=network.device,
         )
+        for tower in self._towers:
+            tower.attach(self.parameters, self._workspace)
         self._start(network)
         self._x: Mapping[Task, torch.Tensor] = {}
         self._hidden = torch.zeros(0, 2 * self._half)
@@ -79,7 +81,7 @@ class Esmm:
     def forward(self, x: Mapping[Task, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Each task's input (B, columns) -> ctr_logit, cvr_logit: (B,) each; remembers what `backward` needs."""
         self._x, value = x, self.parameters.value
-        self._hidden = self._workspace.take("hidden", len(x["shared"]), 2 * self._half)
+        self._hidden = self._workspace.take("hidden", x["shared"].shape[0], 2 * self._half)
         torch.addmm(
             value["entrance.bias"], x["shared"], value["entrance.shared.weight"].t(), out=self._hidden
         )  # (B, 2H)
@@ -89,8 +91,7 @@ class Esmm:
         if self._has_hidden:
             self._hidden.relu_()
         ctr_logit, cvr_logit = (
-            tower.forward(half, self.parameters, self._workspace)[:, 0]
-            for tower, half in zip(self._towers, self._halves(self._hidden), strict=True)
+            tower.forward(half)[:, 0] for tower, half in zip(self._towers, self._halves(self._hidden), strict=True)
         )
         return ctr_logit, cvr_logit
 
@@ -101,10 +102,10 @@ class Esmm:
             ctr_slope: (B,) gradient of ctr_logit.
             cvr_slope: (B,) gradient of cvr_logit.
         """
-        value, gradient, rows = self.parameters.value, self.parameters.gradient, len(ctr_slope)
+        value, gradient, rows = self.parameters.value, self.parameters.gradient, ctr_slope.shape[0]
         slope = self._workspace.take("slope", rows, 2 * self._half)
         for tower, half, own in zip(self._towers, self._halves(slope), (ctr_slope, cvr_slope), strict=True):
-            tower.backward(own[:, None], self.parameters, self._workspace, into=half)
+            tower.backward(own[:, None], into=half)
         if self._has_hidden:
             relu_backward_(slope, self._hidden)
         torch.sum(slope, 0, out=gradient["entrance.bias"])

@@ -214,14 +214,15 @@ class Learner:
         negative: Float64,
     ) -> tuple[float, tuple[torch.Tensor, torch.Tensor]]:
         """The loss, and its gradients by ctr_logit and cvr_logit: (B,) float32 each."""
-        # In float64 on the CPU: a few numbers a row, where rounding and kernel launches would cost more than they save.
-        a, b = (logit.to("cpu", torch.float64).requires_grad_() for logit in logits)
-        no_click, click, plus, minus = (
-            torch.from_numpy(each.astype(np.float64)) for each in (unclicked, clicked, positive, negative)
+        ctr_logit, cvr_logit = (logit.to("cpu", torch.float64).numpy() for logit in logits)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused, not warned of
+            clicks = ctr_loss(ctr_logit, unclicked.astype(np.float64), clicked.astype(np.float64))
+            conversions = objective.loss(ctr_logit, cvr_logit, positive, negative)
+        by_ctr, by_cvr = (
+            torch.from_numpy((one + other) / self._batch_size).to(logits[0])
+            for one, other in zip(clicks[1:], conversions[1:], strict=True)
         )
-        loss = (ctr_loss(a, no_click, click) + objective.loss(a, b, plus, minus)) / self._batch_size
-        by_a, by_b = (slope.to(logits[0]) for slope in torch.autograd.grad(loss, (a, b)))
-        return loss.item(), (by_a, by_b)
+        return (clicks.nats + conversions.nats) / self._batch_size, (by_ctr, by_cvr)
 
     def observe_outcomes(self, outcomes: int, positives: int) -> None:
         """Adds OUTCOME labels, `positives` of them conversions, to the rate that the breaker measures by."""

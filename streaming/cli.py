@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from streaming.console import ERR, OUT, counts, figure, print_json, print_rows, print_table, progress
+from streaming.console import ERR, OUT, print_json, print_rows, print_table, progress
 from streaming.settings import Settings, SettingsError, load, parse
 
 app = typer.Typer(
@@ -128,6 +128,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write a simulated log whose truth is known: users, items, late conversions, and everything that goes wrong on the way."""
+    from streaming.lab.summary import world_rows
     from streaming.lab.world import World
     from streaming.lab.world import generate as generate_world
 
@@ -151,25 +152,7 @@ def generate(
     if as_json:
         print_json(summary)
         return
-    print_rows(
-        f"A world in {out}",
-        [
-            ("impressions", f"{summary.impressions:,}"),
-            (
-                "clicks",
-                f"{summary.clicks:,}   mean pCTR {summary.mean_pctr:.4f}, AUC of the truth {figure(summary.ctr_auc)}",
-            ),
-            (
-                "conversions",
-                f"{summary.conversions:,}   mean pCVR {figure(summary.mean_pcvr)}, AUC of the truth {figure(summary.cvr_auc)}",
-            ),
-            (
-                "went wrong",
-                ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in summary.mishaps.items() if count)
-                or "nothing",
-            ),
-        ],
-    )
+    print_rows(f"A world in {out}", world_rows(summary))
 
 
 @app.command("import")
@@ -213,6 +196,7 @@ def replay(
     """Replay LOG into a run: join, label, learn, score, cut and publish, in one process."""
     from streaming.adapters.prometheus import RunCollector
     from streaming.adapters.prometheus import serve as serve_metrics
+    from streaming.lab.summary import run_rows
     from streaming.metrics import RunMetrics
     from streaming.replay import Replay
 
@@ -243,7 +227,7 @@ def replay(
     if as_json:
         print_json(metrics)
     else:
-        print_rows(f"Replayed {log} into {out}", _run_rows(metrics, out))
+        print_rows(f"Replayed {log} into {out}", run_rows(metrics, out))
 
 
 def _is_positive(text: str) -> bool:
@@ -258,40 +242,6 @@ def _run_settings(log: Path, out: Path, config: Path | None, *, resume: bool) ->
     if resume and config is None and (out / "settings.toml").is_file():
         return load(out / "settings.toml")
     return _settings_of(log, config)
-
-
-def _run_rows(metrics: Any, out: Path) -> list[tuple[str, str]]:
-    rows = [
-        ("records", counts(metrics.events)),
-        ("examples", counts(metrics.examples)),
-        ("left by a side door", counts({door: sum(kinds.values()) for door, kinds in metrics.side_outputs.items()})),
-        (
-            "still open",
-            counts(
-                {
-                    "impressions": metrics.open_impressions,
-                    "of them clicked": metrics.open_clicks,
-                    "records pending": metrics.pending_records,
-                }
-            ),
-        ),
-        (
-            "learned",
-            f"{metrics.taught:,} rows in {metrics.steps:,} steps, {metrics.embedding_rows:,} embedding rows, kappa {metrics.kappa:.3f}",
-        ),
-    ]
-    if metrics.refused_batches:
-        rows.append(("batches refused", counts(metrics.refused_batches)))
-    for task, by_whose in metrics.tasks.items():
-        for whose, figures in by_whose.items():
-            if figures.n or whose == "model":
-                shown = [
-                    ("calibration", figures.calibration), ("NE", figures.normalized_entropy), ("AUC", figures.auc), ("ECE", figures.ece),
-                ]  # fmt: skip
-                text = ", ".join(f"{name} {figure(value)}" for name, value in shown)
-                rows.append((f"{task.upper()} ({whose})", f"{text}; n {figures.n:,}"))
-    rows.append(("weights", f"{out / 'weights'}, version {metrics.weights_version} of epoch {metrics.weights_epoch}"))
-    return rows
 
 
 @app.command()
@@ -353,8 +303,12 @@ def demo(
     """Show the whole line on simulated traffic: generate two weeks of it, replay, verify, compare with the truth, draw a report."""
     from streaming.lab.against_truth import compare_with_truth
     from streaming.lab.report import write_report
+    from streaming.lab.summary import TRUTH_HEAD, truth_rows
 
     log, run = out / "log", out / "run"
+    for old, mark in ((log, "world.json"), (run, "settings.toml")):
+        if old.exists() and not (old / mark).is_file():
+            raise SettingsError(f"--out {out} holds {old.name}, which is not of a demo: choose another directory")
     for old in (log, run):
         shutil.rmtree(old, ignore_errors=True)
     OUT.print("1. Two weeks of simulated traffic, with everything that goes wrong on the way to a log", style="bold")
@@ -368,20 +322,7 @@ def demo(
         style="bold",
     )
     against = compare_with_truth(log, run, from_day=7)
-    rows = [
-        [
-            name,
-            f"{task.n:,}",
-            figure(task.bias, 3),
-            figure(task.auc, 3),
-            figure(task.truth_auc, 3),
-            figure(task.normalized_entropy, 3),
-            figure(task.truth_normalized_entropy, 3),
-        ]
-        for name, task in (("CTR", against.ctr), ("CVR", against.cvr))
-    ]
-    head = ["", "scored", "sum p / sum true p", "AUC", "AUC of the truth", "NE", "NE of the truth"]
-    print_table("Predictions made before their labels were known", head, rows)
+    print_table("Predictions made before their labels were known", TRUTH_HEAD, truth_rows(against))
     with progress("drawing the report", None):
         page = write_report(run, log=log)
     print_rows(

@@ -39,26 +39,6 @@ def print_json(value: Any) -> None:
     OUT.file.write(msgspec.json.encode(value).decode() + "\n")
 
 
-def figure(value: float | None, digits: int = 4) -> str:
-    """A number, or that there is none.
-
-    Example:
-        >>> figure(0.97312), figure(None)
-        ('0.9731', 'no value')
-    """
-    return "no value" if value is None else f"{value:.{digits}f}"
-
-
-def counts(of: dict[str, int]) -> str:
-    """Counts with what they are of, those of 0 left out.
-
-    Example:
-        >>> counts({"CLICKED": 1200, "ORACLE": 0})
-        '1,200 clicked'
-    """
-    return ", ".join(f"{count:,} {name.lower().replace('_', ' ')}" for name, count in of.items() if count) or "none"
-
-
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, gone when done; called with how much is done. Without a total it counts."""

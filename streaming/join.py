@@ -175,11 +175,11 @@ class Join:
         name = owner_of(record.event)  # type: ignore[arg-type]
         joined = self._open.get(name)
         is_click = type(record.event) is Click
-        if joined is None or (joined.click_ms is None and self._close_ms(joined) < now_ms):
+        if joined is None or self._leave_ms(joined) < now_ms:
             left = (
                 self._remembered.get(name, now_ms=now_ms)
                 if joined is None
-                else Left(joined.impression.event_time_ms, None, False)
+                else Left(joined.impression.event_time_ms, joined.click_ms, joined.conversion_ms is not None)
             )
             if left is None or (left.click_ms is None and not is_click):
                 self._held.add(name, record)
@@ -192,13 +192,13 @@ class Join:
                 self._held.add(name, record)
         elif is_click or joined.conversion_ms is not None:
             self._leave_by("duplicates", f"the impression has its {record.kind.name.lower()} already", record)
-        elif joined.click_known_ms is not None and self._leave_ms(joined) < now_ms:
-            self._on_fact_of_left(record, Left(joined.impression.event_time_ms, joined.click_ms, False), is_click)
         else:
             self._convert(joined, record, now_ms)
 
     def _leave_ms(self, joined: JoinedImpression) -> int:
-        assert joined.click_ms is not None
+        """When nothing can come to an impression any more, as far as is known now."""
+        if joined.click_ms is None:
+            return self._close_ms(joined)
         assert joined.click_known_ms is not None
         return max(joined.click_ms + self._windows.attribution_ms, joined.click_known_ms)
 

@@ -339,7 +339,9 @@ def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], O
             for example in policy.on_due(join.on_watermark(arrivals.watermark_ms)[0]):
                 if example.kind == Kind.OUTCOME:
                     impression = example.impression
-                    outcomes[impression.impression_id, impression.event_time_ms] = Outcome(example.conversion_ms, example.value)
+                    outcomes[impression.impression_id, impression.event_time_ms] = Outcome(
+                        example.conversion_ms, example.value
+                    )
     return outcomes
 
 

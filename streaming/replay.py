@@ -18,11 +18,12 @@ from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
 from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
 from streaming.events import EventDecoder, RecordKind
-from streaming.label import Outcome
+from streaming.features import FeatureReader
+from streaming.label import METHODS, Outcome
 from streaming.log_file import LogFile, Place
 from streaming.metrics import SIDE_OUTPUTS
 from streaming.pipeline import Pipeline, find_outcomes
-from streaming.settings import Settings, dump
+from streaming.settings import Settings, SettingsError, dump
 
 OUTPUTS = ("examples.jsonl.zst", "predictions.jsonl.zst", *(f"{door}.jsonl" for door in SIDE_OUTPUTS))
 
@@ -101,6 +102,7 @@ class Replay:
 
     Raises:
         LogError: the log cannot be read. RunDirectoryError: `out` cannot be used.
+        SettingsError: there is no such method or device, or a feature's path cannot be one; nothing was written.
         CutError: no cut can be resumed from, or it was written under other settings.
     """
 
@@ -118,6 +120,7 @@ class Replay:
         """Damaged cuts that were passed over, and why."""
         self.resumed_at_ms: int | None = None
         block_bytes = BLOCK_BYTES if speed is None else 4096
+        _refuse_unusable(settings)
         source = LogSource(log, settings, block_bytes=block_bytes)
         output = RunDirectory(out, OUTPUTS)
         cuts = CutDirectory(out / "cuts", settings)
@@ -161,6 +164,23 @@ class Replay:
             yield from self.pipeline.run(close_at_end=close_at_end)
         finally:
             self._output.close()
+
+
+def _refuse_unusable(settings: Settings) -> None:
+    """Refuses what only rooms further down can tell to be wrong, before anything is written."""
+    if settings.labels.method not in METHODS:
+        raise SettingsError(f"labels.method must be one of {', '.join(METHODS)} (got {settings.labels.method!r})")
+    try:
+        FeatureReader(settings.features)
+    except ValueError as error:
+        raise SettingsError(f"features: {error}") from error
+    try:
+        torch.empty(0, device=settings.network.device)
+    except (RuntimeError, AssertionError) as error:  # torch says by an assertion that it was built without one
+        why = str(error).splitlines()[0]
+        raise SettingsError(
+            f"network.device must be one that torch finds here, cpu say (got {settings.network.device!r}): {why}"
+        ) from error
 
 
 class _CrashAt:

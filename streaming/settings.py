@@ -256,12 +256,14 @@ def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source} is not TOML: {error}") from error
     for name, value in sorted((environ or {}).items()):
-        section, _, key = name.removeprefix("AFTERCLICK_").lower().partition("__")
-        if name.startswith("AFTERCLICK_") and key:
-            tables.setdefault(section, {})
-            if not isinstance(tables[section], dict):
-                raise SettingsError(f"{name} cannot override {section}, which is a list: edit the file")
-            tables[section][key] = _toml_value(value)
+        *outer, key = name.removeprefix("AFTERCLICK_").lower().split("__")
+        if name.startswith("AFTERCLICK_") and outer:
+            table: Any = tables
+            for section in outer:
+                table = table.setdefault(section, {})
+                if not isinstance(table, dict):
+                    raise SettingsError(f"{name} cannot override {'.'.join(outer)}, which is no table: edit the file")
+            table[key] = _toml_value(value)
     try:
         return msgspec.convert(tables, Settings)
     except msgspec.ValidationError as error:

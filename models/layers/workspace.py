@@ -19,10 +19,15 @@ class Workspace:
     def __init__(self, device: str) -> None:
         self._device = device
         self._held: dict[str, torch.Tensor] = {}
+        self._given: dict[str, torch.Tensor] = {}  # the view last given: batches are mostly of one size
 
     def take(self, name: str, rows: int, width: int) -> torch.Tensor:
         """An array of (rows, width) with whatever stood there; valid until the name is taken again."""
+        given = self._given.get(name)
+        if given is not None and given.shape == (rows, width):
+            return given
         held = self._held.get(name)
-        if held is None or len(held) < rows or held.shape[1] != width:
+        if held is None or held.shape[0] < rows or held.shape[1] != width:
             held = self._held[name] = torch.empty(rows, width, device=self._device)
-        return held[:rows]
+        self._given[name] = held[:rows]
+        return self._given[name]

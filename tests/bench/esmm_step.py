@@ -1,8 +1,9 @@
 """How fast the learner steps, beside what its dense part alone allows; prints one line of JSON.
 
-All contestants take turns of a few steps, so that whatever else the machine does meets them alike. Two ratios: of the
-medians (`typical`), and of the fastest tenths (`undisturbed`), the one to look at where other work shares the cores.
-torch-rechub's own ESMM (`baselines/rechub_esmm.py`) joins in where it is installed.
+The baselines are `baselines/esmm_limit.py` as it stands and, where torch-rechub is installed, `baselines/rechub_esmm.py`. Each
+contestant has a process of its own, as it would in use, and they take turns, so that whatever else the machine does meets
+them alike. Two ratios to the dense part alone: the median over the turns (`typical`), and of the best turns
+(`undisturbed`), the one to look at where other work shares the cores.
 
     python tests/bench/esmm_step.py --ids 100000
 """
@@ -12,11 +13,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +36,22 @@ from models.batch import Batch, Event, Inputs, Int64  # noqa: E402
 from models.schema import Feature, Network, Optimizer, Safeguards  # noqa: E402
 from models.trainer import Learner, Snapshot  # noqa: E402
 
-TURN = 6  # steps
-BATCHES = 40  # different ones, as in the baselines
+WARM_UP = 3  # steps before the clock starts, as in the baseline
+
+Contestant = Callable[[], float]
+"""Runs some steps; the samples a second."""
+
+
+def baseline(how: str, ids: int, steps: int) -> dict[str, Contestant]:
+    """What `esmm_limit.py` measures, by its own functions."""
+    rng = np.random.default_rng(0)
+    net = esmm_limit.Net(ids, how)
+    dense = [torch.randn(BATCH, FIELDS * WIDTH)]
+    sparse = [torch.from_numpy(np.minimum(rng.zipf(1.2, (BATCH, FIELDS)), ids) - 1) for _ in range(steps)]
+    clicked = (torch.rand(BATCH) < 0.05).float()
+    converted = clicked * (torch.rand(BATCH) < 0.1).float()
+    inputs = dense if how == "none" else sparse
+    return {how: lambda: esmm_limit.rate(net, inputs, clicked, converted, steps)}
 
 
 class RowsThemselves:
@@ -44,17 +61,11 @@ class RowsThemselves:
         return ids.copy()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ids", type=int, default=100_000, help="ids a field (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=20, help="turns of each contestant (default: %(default)s)")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-
+def ours(ids: int, threads: int, steps: int) -> dict[str, Contestant]:
+    """The learner, from row numbers and from 64-bit ids."""
     learner = Learner(
         [Feature(name=f"field{i}", kind="categorical", width=WIDTH) for i in range(FIELDS)],
-        network=Network(towers=HIDDEN, threads=args.threads),
+        network=Network(towers=HIDDEN, threads=threads),
         optimizer=Optimizer(),
         safeguards=Safeguards(),
         method="mature",
@@ -62,77 +73,29 @@ def main() -> None:
         kappa_half_life_ms=43_200_000,
     )
     rng = np.random.default_rng(0)
-    offsets = np.arange(FIELDS) * args.ids
-    rows = [np.minimum(rng.zipf(1.2, (BATCH, FIELDS)), args.ids) - 1 + offsets for _ in range(BATCHES)]
-    ids_of_rows = rng.permutation(rng.integers(-(2**63), 2**63 - 1, int(1.01 * args.ids * FIELDS)))
-    ids_of_rows = np.unique(ids_of_rows)[: args.ids * FIELDS]
+    offsets = np.arange(FIELDS) * ids
+    rows = [np.minimum(rng.zipf(1.2, (BATCH, FIELDS)), ids) - 1 + offsets for _ in range(steps)]
+    ids_of_rows = np.unique(rng.integers(-(2**63), 2**63 - 1, int(1.01 * ids * FIELDS)))
     rng.shuffle(ids_of_rows)
+    ids_of_rows = ids_of_rows[: ids * FIELDS]
     fill(learner, ids_of_rows)
-    by_row = [batch_of(each, rng) for each in rows]
-    by_id = [batch_of(ids_of_rows[each], rng) for each in rows]
     table = learner._input.tables[WIDTH]
-    index = table._index
 
-    def from_rows(turn: int) -> None:
-        table._index = RowsThemselves()  # type: ignore[assignment]
-        teach(by_row[turn % len(by_row)], turn)
-
-    def from_ids(turn: int) -> None:
-        table._index = index
-        teach(by_id[turn % len(by_id)], turn)
-
-    def teach(batch: Batch, turn: int) -> None:
-        report = learner.learn_many(batch, at_ms=1_000 * turn)
-        assert report.refusal is None
-
-    contestants = {
-        "dense_part_alone": baseline("none", args.ids, [torch.randn(BATCH, FIELDS * WIDTH)]),
-        "from_rows": from_rows,
-        "from_ids": from_ids,
-        "sparse_adagrad": baseline("sparse", args.ids, [torch.from_numpy(each - offsets) for each in rows]),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(1 + args.turns):
-        for name, step in contestants.items():
-            for number in range(TURN):
+    def contestant(index: object, batches: list[Batch]) -> Contestant:
+        def run() -> float:
+            table._index = index  # type: ignore[assignment]
+            for timed in (batches[:WARM_UP], batches):
                 started = time.perf_counter()
-                step(TURN * turn + number)
-                if turn and number:  # the first turn warms up, the first step of a turn finds the caches of another
-                    seconds[name].append(time.perf_counter() - started)
+                for batch in timed:
+                    assert learner.learn_many(batch, at_ms=0).refusal is None
+            return len(batches) * BATCH / (time.perf_counter() - started)
 
-    def typical(name: str) -> float:
-        return statistics.median(seconds[name])
+        return run
 
-    def undisturbed(name: str) -> float:
-        return statistics.quantiles(seconds[name], n=10)[0]
-
-    result = {
-        "ids_per_field": args.ids,
-        "threads": args.threads,
-        "rows": len(table),
-        "samples_per_second": {name: round(BATCH / undisturbed(name)) for name in contestants},
-        "of_dense_part": {
-            kind.__name__: {
-                name: round(kind("dense_part_alone") / kind(name), 3)
-                for name in contestants
-                if name != "dense_part_alone"
-            }
-            for kind in (undisturbed, typical)
-        },
-        "to_reach": {"from_rows": 0.8, "from_ids": 0.7},
+    return {
+        "from_rows": contestant(RowsThemselves(), [batch_of(each, rng) for each in rows]),
+        "from_ids": contestant(table._index, [batch_of(ids_of_rows[each], rng) for each in rows]),
     }
-    if importlib.util.find_spec("torch_rechub") is not None:
-        command = [
-            sys.executable,
-            str(BASELINES / "rechub_esmm.py"),
-            "--ids",
-            str(args.ids),
-            "--threads",
-            str(args.threads),
-        ]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        result["rechub_samples_per_second"] = json.loads(said.splitlines()[-1])["samples_per_second"]
-    print(json.dumps(result))
 
 
 def fill(learner: Learner, ids: Int64) -> None:
@@ -157,27 +120,60 @@ def batch_of(ids: Int64, rng: np.random.Generator) -> Batch:
     return Batch(inputs, events, converted)
 
 
-def baseline(how: str, ids: int, inputs: list[torch.Tensor]) -> Callable[[int], None]:
-    """The training step of `baselines/esmm_limit.py`, as a thing to run in turn with others."""
-    net = esmm_limit.Net(ids, how)
-    dense = [weight for name, weight in net.named_parameters() if not name.startswith("rows")]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, 1e-3, fused=True)]
-    if how == "sparse":
-        optimizers.append(torch.optim.Adagrad(net.rows.parameters(), 1e-2))
-    clicked = (torch.rand(BATCH) < 0.05).float()
-    converted = clicked * (torch.rand(BATCH) < 0.1).float()
+def serve(pipe: Connection, who: str, ids: int, threads: int, steps: int) -> None:
+    """A contestant's process: runs what it is asked for, and answers with the rate."""
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    runs = ours(ids, threads, steps) if who == "ours" else baseline(who, ids, steps)
+    pipe.send(list(runs))
+    while (name := pipe.recv()) is not None:
+        pipe.send(runs[name]())
 
-    def step(turn: int) -> None:
-        ctr_logit, cvr_logit = net(inputs[turn % len(inputs)])
-        pctr, pcvr = torch.sigmoid(ctr_logit), torch.sigmoid(cvr_logit)
-        loss = esmm_limit.bce(pctr, clicked) + esmm_limit.bce(pctr * pcvr, converted)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
 
-    return step
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ids", type=int, default=100_000, help="ids a field (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=9, help="turns of each contestant (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="steps a turn (default: %(default)s)")
+    args = parser.parse_args()
+
+    context = multiprocessing.get_context("spawn")
+    contestants: dict[str, Connection] = {}
+    for who in ("none", "ours", "sparse"):
+        here, there = context.Pipe()
+        context.Process(target=serve, args=(there, who, args.ids, args.threads, args.steps), daemon=True).start()
+        contestants |= dict.fromkeys(here.recv(), here)
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(1 + args.turns):
+        for name, pipe in contestants.items():
+            pipe.send(name)
+            rate = pipe.recv()
+            if turn:  # the first warms up
+                rates[name].append(rate)
+    for pipe in set(contestants.values()):
+        pipe.send(None)
+
+    alone = rates.pop("none")
+    result = {
+        "ids_per_field": args.ids,
+        "threads": args.threads,
+        "samples_per_second": {"dense_part_alone": round(max(alone))}
+        | {name: round(max(own)) for name, own in rates.items()},
+        "of_dense_part": {
+            "undisturbed": {name: round(max(own) / max(alone), 3) for name, own in rates.items()},
+            "typical": {
+                name: round(statistics.median(mine / theirs for mine, theirs in zip(own, alone, strict=True)), 3)
+                for name, own in rates.items()
+            },
+        },
+        "to_reach": {"from_rows": 0.8, "from_ids": 0.7},
+    }
+    if importlib.util.find_spec("torch_rechub") is not None:
+        command = [sys.executable, str(BASELINES / "rechub_esmm.py"), f"--ids={args.ids}", f"--threads={args.threads}"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        result["rechub_samples_per_second"] = json.loads(said.splitlines()[-1])["samples_per_second"]
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""A replay with everything written beside training from 64-bit ids in memory: the same log, features, model and batches, one process.
+
+    end_to_end.py [--impressions N] [--rounds K]
+
+Rates are rows that teach, a second. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from models.batch import Batch
+from models.trainer import Learner
+from streaming.batching import Batcher, collate
+from streaming.features import FeatureReader
+from streaming.join import Join
+from streaming.lab.world import World, generate
+from streaming.label import Kind, Policy
+from streaming.pipeline import join_windows
+from streaming.replay import LogSource, Replay
+from streaming.settings import Settings, load
+
+
+def batches_of(log: Path, settings: Settings) -> list[tuple[Batch, int]]:
+    """The batches that a replay of the log learns, with their event times."""
+    windows = settings.windows
+    policy = Policy(
+        settings.labels.method,
+        p=0,
+        observation_window_ms=windows.observation_window_ms,
+        attribution_window_ms=windows.attribution_window_ms,
+    )
+    join, reader = Join(join_windows(settings), policy.schedule), FeatureReader(settings.features)
+    batcher = Batcher(batch_size=settings.batching.batch_size, batch_interval_ms=settings.batching.batch_interval_ms)
+    batches: list[tuple[Batch, int]] = []
+    for arrivals in LogSource(log, settings):
+        join.on_arrivals(arrivals)
+        if arrivals.watermark_ms is not None:
+            examples = policy.on_due(join.on_watermark(arrivals.watermark_ms)[0])
+            for group in [*batcher.on_examples(examples), *batcher.on_watermark(arrivals.watermark_ms)]:
+                rows = [example for example in group if example.kind != Kind.OUTCOME]
+                batches.append((collate(rows, reader), group[-1].due_ms))
+    return batches
+
+
+def from_memory(batches: list[tuple[Batch, int]], settings: Settings) -> float:
+    learner = Learner(
+        settings.features,
+        network=settings.network,
+        optimizer=settings.optimizer,
+        safeguards=settings.safeguards,
+        method=settings.labels.method,
+        batch_size=settings.batching.batch_size,
+        kappa_half_life_ms=settings.batching.kappa_half_life_ms,
+    )
+    started = time.perf_counter()
+    for batch, at_ms in batches:
+        learner.learn_many(batch, at_ms=at_ms)
+    return sum(len(batch) for batch, _ in batches) / (time.perf_counter() - started)
+
+
+def replayed(log: Path, out: Path, settings: Settings) -> float:
+    started = time.perf_counter()
+    replay = Replay(log, out, settings)
+    for _ in replay.run():
+        pass
+    return replay.pipeline.metrics().taught / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--impressions", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        generate(log, World(impressions=args.impressions, days=4.0, attribution_window_ms=86_400_000))
+        settings = load(log / "settings.toml", {})
+        # The shapes that section 13 of the design speaks of: wide vectors and wide towers.
+        network = msgspec.structs.replace(settings.network, embedding_width=16, towers=(256, 128, 64))
+        settings = msgspec.structs.replace(settings, network=network)
+        batches = batches_of(log, settings)
+        rates: dict[str, list[float]] = {"training_from_memory": [], "replay": []}
+        for number in range(args.rounds):
+            rates["training_from_memory"].append(from_memory(batches, settings))
+            rates["replay"].append(replayed(log, Path(folder) / f"run-{number}", settings))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratio = medians["replay"] / medians["training_from_memory"]
+    print(
+        json.dumps({name: round(rate) for name, rate in medians.items()} | {"ratio": round(ratio, 3), "to_reach": 0.5})
+    )
+
+
+if __name__ == "__main__":
+    main()
