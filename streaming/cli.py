@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
 
-from streaming.console import ERR, OUT, print_json, print_rows, print_table, progress
+from streaming.console import ERR, OUT, print_json, print_rows, print_table, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
 
 app = typer.Typer(
@@ -33,10 +34,10 @@ Config = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")]
 
 
-def main() -> None:
-    """Runs the command line; errors that a user can mend go to stderr as one sentence, with exit code 1 or 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line (None: this process's own); what a user can mend goes to stderr as a sentence, with exit code 1 or 2."""
     try:
-        app()
+        app(arguments)
     except SettingsError as error:
         _fail(error, 2)
     except Exception as error:
@@ -54,12 +55,13 @@ def _mendable() -> tuple[type[Exception], ...]:
     from streaming.checkpoint import CutError
     from streaming.lab.explain import ExplainError
     from streaming.lab.importers import SourceError
+    from streaming.lab.report.files import RunFilesError
     from streaming.lab.verify import VerifyError
     from streaming.pipeline import RunEndedError
 
     return (
-        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, SourceError, VerifyError,
-        RunEndedError, OSError,
+        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, SourceError, RunFilesError,
+        VerifyError, RunEndedError, OSError,
     )  # fmt: skip
 
 
@@ -196,7 +198,7 @@ def replay(
     """Replay LOG into a run: join, label, learn, score, cut and publish, in one process."""
     from streaming.adapters.prometheus import RunCollector
     from streaming.adapters.prometheus import serve as serve_metrics
-    from streaming.lab.summary import run_rows
+    from streaming.lab.summary import run_rows, run_warnings
     from streaming.metrics import RunMetrics
     from streaming.replay import Replay
 
@@ -210,7 +212,7 @@ def replay(
     try:
         run = Replay(log, out, settings, resume=resume, speed=pace, environ=os.environ)
         for reason in run.passed_over:
-            ERR.print(f"afterclick: warning: {reason}; the cut before it is used", style="yellow", markup=False)
+            warn(f"{reason}; the cut before it is used")
         with progress(f"replaying {log}", run.source.size_bytes) as done:
             records = 0
             for count in run.run(close_at_end=close_at_end):
@@ -224,10 +226,9 @@ def replay(
         if server is not None:
             server.close()
     metrics = run.pipeline.metrics()
-    if as_json:
-        print_json(metrics)
-    else:
-        print_rows(f"Replayed {log} into {out}", run_rows(metrics, out))
+    print_json(metrics) if as_json else print_rows(f"Replayed {log} into {out}", run_rows(metrics, out))
+    for warning in run_warnings(metrics, out):
+        warn(warning)
 
 
 def _is_positive(text: str) -> bool:
@@ -347,10 +348,12 @@ def demo(
 @weights_app.command("list")
 def weights_list(run: Run, as_json: Json = False) -> None:
     """List the versions that RUN has published, the newest last."""
-    from streaming.adapters.directory import list_versions
+    from streaming.adapters.directory import DirectoryError, list_versions
     from streaming.lab.durations import utc
 
     versions = list_versions(run / "weights")
+    if not versions:
+        raise DirectoryError(f"{run / 'weights'} holds no weights: name the directory that `afterclick replay` wrote")
     if as_json:
         print_json(versions)
         return

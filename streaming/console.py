@@ -34,6 +34,11 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     OUT.print(table)
 
 
+def warn(text: str) -> None:
+    """Something that a person should look at, on stderr."""
+    ERR.print(f"afterclick: warning: {text}", style="yellow", markup=False)
+
+
 def print_json(value: Any) -> None:
     """One line that a machine can read."""
     OUT.file.write(msgspec.json.encode(value).decode() + "\n")

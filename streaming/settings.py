@@ -140,6 +140,12 @@ _POSITIVE = {
     "safeguards": ("breaker_ratio", "loss_limit", "breaker_limit"),
 }
 
+_LONGEST_MS = 10**14
+"""No length of time is longer: 3,000 years, as far as event times may lie apart."""
+
+_MOST = {"seed": 2**63 - 1, "threads": 1_024}
+"""Beyond them torch ends with an error that names no setting, or ends the process."""
+
 
 def _check_ranges(settings: Settings) -> None:
     for section in ("windows", "event_time", "batching", "network", "optimizer", "safeguards", "cuts"):
@@ -149,7 +155,12 @@ def _check_ranges(settings: Settings) -> None:
             unit = " milliseconds" if key.endswith("_ms") else ""
             if value != value or value in (float("inf"), float("-inf")):
                 raise SettingsError(f"{section}.{key} must be a finite number (got {value})")
+            most = _MOST.get(key, _LONGEST_MS if key.endswith("_ms") else None)
+            if most is not None and value > most:
+                raise SettingsError(f"{section}.{key} must be at most {most} (got {value})")
             if key == "seed":
+                if value < -_MOST["seed"]:
+                    raise SettingsError(f"{section}.{key} must be at least {-_MOST['seed']} (got {value})")
                 continue
             if value < 0:
                 raise SettingsError(f"{section}.{key} must not be negative (got {value}): set it to 0 or more{unit}")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from streaming.lab.against_truth import AgainstTruth
 from streaming.lab.world import WorldSummary
 from streaming.metrics import RunMetrics
+from streaming.outputs import SideLine
+
+MANY = 0.01
+"""Share of malformed records from which on they are pointed out: a stray one is everyday, a hundredth is a wrong setting."""
 
 
 def figure(value: float | None, digits: int = 4) -> str:
@@ -95,3 +101,19 @@ def run_rows(metrics: RunMetrics, out: Path) -> list[tuple[str, str]]:
                 rows.append((f"{task.upper()} ({whose})", f"{text}; n {figures.n:,}"))
     rows.append(("weights", f"{out / 'weights'}, version {metrics.weights_version} of epoch {metrics.weights_epoch}"))
     return rows
+
+
+def run_warnings(metrics: RunMetrics, out: Path) -> list[str]:
+    """What somebody who replays a log into the directory `out` should look at before trusting the run."""
+    read, malformed = sum(metrics.events.values()), metrics.events.get("malformed", 0)
+    found = []
+    if malformed > read * MANY:
+        path = out / "dead_letters.jsonl"
+        with path.open("rb") as file:
+            first = msgspec.json.decode(file.readline(), type=SideLine)
+        found.append(
+            f"{malformed:,} of {read:,} records are malformed, the first ({first.at}) because {first.reason}; they are in {path}"
+        )
+    if not metrics.events.get("impression"):
+        found.append("no impressions were read, and nothing can be learned without them; see `afterclick check LOG`")
+    return found

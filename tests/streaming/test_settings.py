@@ -32,6 +32,16 @@ REFUSED = {
     "no cut interval": ("[cuts]\ncut_interval_ms = 0", r"cuts\.cut_interval_ms must be above 0"),
     "no attribution window": ("[windows]\nattribution_window_ms = 0", r"attribution_window_ms must be above 0"),
     "no threads": ("[network]\nthreads = 0", r"network\.threads must be above 0"),
+    "too many threads": ("[network]\nthreads = 1_025", r"network\.threads must be at most 1024 \(got 1025\)"),
+    "too large a seed": (
+        "[network]\nseed = 0x8000_0000_0000_0000",
+        r"network\.seed must be at most \d{19} \(got \d{19}\)",
+    ),
+    "too small a seed": ("[network]\nseed = -9223372036854775809", r"network\.seed must be at least -\d{19} \(got"),
+    "an endless window": (
+        "[windows]\nattribution_window_ms = 100_000_000_000_001",
+        r"windows\.attribution_window_ms must be at most 100000000000000 \(got 100000000000001\)",
+    ),
     "no limit of refusals": ("[safeguards]\nbreaker_limit = 0", r"safeguards\.breaker_limit must be above 0"),
     "infinity": ("[optimizer]\ndense_learning_rate = inf", r"dense_learning_rate must be a finite number \(got inf\)"),
     "no number": ("[safeguards]\nloss_limit = nan", r"safeguards\.loss_limit must be a finite number \(got nan\)"),
