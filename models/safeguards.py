@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from models.batch import Bool, Float64
-from models.schema import Safeguards
+from models.schema import RefusalReason, Safeguards
+
+
+class Refusal(NamedTuple):
+    """Why a batch is refused: in a word of a small closed set, and in a sentence with the figures."""
+
+    reason: RefusalReason
+    says: str
 
 
 class Refusals:
@@ -19,9 +27,9 @@ class Refusals:
         safeguards: the limits.
 
     Example:
-        >>> refusals = Refusals(Safeguards(breaker_ratio=5, breaker_armed_after=50))
+        >>> refusals = Refusals(Safeguards(breaker_ratio=5, breaker_armed_after=50, breaker_min_rows=1))
         >>> refusals.observe_outcomes(1000, 50)
-        >>> refusals.of_predictions(np.array([0.9, 0.3]), clicked=np.array([False, True]))
+        >>> refusals.of_predictions(np.array([0.9, 0.3]), clicked=np.array([False, True])).says
         'mean pCVR of 0.3 over 1 clicked rows is more than 5 times the OUTCOME rate of 0.05: the model is running away'
     """
 
@@ -35,32 +43,42 @@ class Refusals:
         self._outcomes += outcomes
         self._positives += positives
 
-    def of_predictions(self, pcvr: Float64, *, clicked: Bool) -> str | None:
+    def of_predictions(self, pcvr: Float64, *, clicked: Bool) -> Refusal | None:
         """Why not to learn from rows that the model predicts so: (B,) each, `clicked` the rows with a click."""
-        if self._positives < self._limits.breaker_armed_after or not self._positives or not clicked.any():
+        if (
+            self._positives < self._limits.breaker_armed_after
+            or not self._positives
+            or clicked.sum() < max(1, self._limits.breaker_min_rows)
+        ):
             return None
         mean, rate = float(np.mean(pcvr[clicked])), self._positives / self._outcomes
         if mean <= self._limits.breaker_ratio * rate:
             return None
-        return (
+        return Refusal(
+            "running_away",
             f"mean pCVR of {mean:.3g} over {int(clicked.sum())} clicked rows is more than {self._limits.breaker_ratio:g} times "
-            f"the OUTCOME rate of {rate:.3g}: the model is running away"
+            f"the OUTCOME rate of {rate:.3g}: the model is running away",
         )
 
-    def of_loss(self, loss: float, *, rows: int) -> str | None:
+    def of_loss(self, loss: float, *, rows: int) -> Refusal | None:
         """Why not to learn from `rows` rows whose losses sum to this, in nats."""
         if not math.isfinite(loss):
-            return f"the loss is {loss}: a feature or a weight is not finite"
+            return Refusal("not_finite", f"the loss is {loss}: a feature or a weight is not finite")
         if loss / rows <= self._limits.loss_limit:
             return None
-        return f"the loss of {loss / rows:.3g} nats a row exceeds loss_limit = {self._limits.loss_limit:g}: the model is exploding"
+        return Refusal(
+            "exploding",
+            f"the loss of {loss / rows:.3g} nats a row exceeds loss_limit = {self._limits.loss_limit:g}: the model is exploding",
+        )
 
-    def of_gradients(self, gradients: Iterable[torch.Tensor]) -> str | None:
+    def of_gradients(self, gradients: Iterable[torch.Tensor]) -> Refusal | None:
         """Why not to move weights by these gradients."""
         # Squares, because both optimizers add them up: one that overflows would stop its weight for ever.
         if all(math.isfinite(torch.dot(gradient.flatten(), gradient.flatten()).item()) for gradient in gradients):
             return None
-        return "a gradient is not finite, or its square is not: a feature or a weight is too large"
+        return Refusal(
+            "not_finite", "a gradient is not finite, or its square is not: a feature or a weight is too large"
+        )
 
     def snapshot(self) -> dict[str, int]:
         """Its counts, as JSON takes them."""

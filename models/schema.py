@@ -9,6 +9,7 @@ import msgspec
 FeatureKind = Literal["categorical", "multi", "sequence", "numeric", "crossed"]
 Transform = Literal["none", "log", "buckets"]
 Task = Literal["shared", "ctr", "cvr"]
+RefusalReason = Literal["running_away", "exploding", "not_finite"]
 
 
 class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,11 +110,13 @@ class Safeguards(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Args:
         breaker_ratio: a batch whose mean pCVR over clicked rows exceeds this many times the running OUTCOME rate is refused.
         breaker_armed_after: positive OUTCOMEs seen before the breaker is armed.
+        breaker_min_rows: clicked rows that a batch must have for its mean pCVR to be judged: of a few it is chance.
         loss_limit: a batch whose loss per row (nats) exceeds this is refused as exploding; a NaN or infinity always is.
         breaker_limit: refused batches after which the run ends.
     """
 
     breaker_ratio: float = 5.0
     breaker_armed_after: int = 50
+    breaker_min_rows: int = 20
     loss_limit: float = 20.0
     breaker_limit: int = 10

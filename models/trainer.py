@@ -15,7 +15,7 @@ from models.esmm import Esmm
 from models.layers.embedded_input import EmbeddedInput, Located
 from models.loss import OBJECTIVES, Objective, ctr_loss
 from models.optimizers import DenseAdam, schedule
-from models.safeguards import Refusals
+from models.safeguards import Refusal, Refusals
 from models.schema import Feature, Network, Optimizer, Safeguards
 
 
@@ -51,7 +51,7 @@ class StepReport:
     loss: float
     kappa: float
     step: int | None
-    refusal: str | None
+    refusal: Refusal | None
 
     @property
     def pctr(self) -> Float64:

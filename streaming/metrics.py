@@ -61,7 +61,8 @@ class RunMetrics(msgspec.Struct, kw_only=True):
         pending_records: read, but not yet in effect (the watermark has not passed them).
         held_facts: clicks and conversions that wait for a late impression.
         open_predictions: predictions that wait for their label.
-        steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches.
+        steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches:
+            running_away, exploding or not_finite.
         kappa: mass taught for each click seen (design, "delayed feedback"). last_loss: of the last step, nats a configured row.
         embedding_rows: rows in the tables.
         tasks: "ctr", "cvr", "ctcvr" -> whose ("model" or "served") -> lifetime figures over complete hours.

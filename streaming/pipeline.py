@@ -18,6 +18,7 @@ import torch
 
 from models.batch import Float64
 from models.manifest import Manifest
+from models.safeguards import Refusal
 from models.trainer import Learner, Snapshot
 from models.weights import Weights, encode
 from streaming.arrivals import Arrivals
@@ -270,15 +271,15 @@ class Pipeline:
         for kind, count in Counter(map(attrgetter("kind"), examples)).items():
             self._counts.examples[kind.name] = self._counts.examples.get(kind.name, 0) + count
 
-    def _refuse_batch(self, group: list[Example], reason: str) -> None:
+    def _refuse_batch(self, group: list[Example], refusal: Refusal) -> None:
         refused = self._counts.refused_batches
-        refused[reason] = refused.get(reason, 0) + 1
+        refused[refusal.reason] = refused.get(refusal.reason, 0) + 1
         total, limit = sum(refused.values()), self._settings.safeguards.breaker_limit
-        self._output.append(f"batches_refused/{total:06d}.jsonl.zst", refused_batch_lines(group, reason))
+        self._output.append(f"batches_refused/{total:06d}.jsonl.zst", refused_batch_lines(group, refusal.says))
         if total >= limit:
             self._output.sync()
             raise RunEndedError(
-                f"{total} batches were refused, safeguards.breaker_limit is {limit}; the last one because {reason}. They are kept in "
+                f"{total} batches were refused, safeguards.breaker_limit is {limit}; the last one because {refusal.says}. They are kept in "
                 "batches_refused/. Look at what the stream carries, mend it or the settings, and start anew or --resume"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,13 +68,18 @@ def read_lines(path: Path, place: Place, block_bytes: int = BLOCK_BYTES) -> Iter
         return
     try:
         with path.open("rb") as raw:
+            skipped = place.start
             if path.name.endswith(".jsonl"):
-                raw.seek(place.start)
-                yield from _split(iter(lambda: raw.read(block_bytes), b""), place)
+                skipped = min(place.start, 1)  # the end of the line before
+                if raw.seek(0, os.SEEK_END) < raw.seek(place.start - skipped):
+                    raise _OtherFileError
+                chunks = iter(lambda: raw.read(block_bytes), b"")
             else:
                 begin = _begin_gzip if path.name.endswith(".gz") else _begin_zstandard
                 chunks = _unpack(raw, begin, max(block_bytes // _PACKING, 1))
-                yield from _split(_after(chunks, place.start), place)
+            yield from _split(_after(chunks, skipped), place)
+    except _OtherFileError:
+        raise _not_the_file_that_was_read(path, place) from None
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
         raise LogError(
             f"{path} is damaged or cut off ({error}): repair or remove it; records before the damage were read"
@@ -117,10 +123,28 @@ def _unpack(raw: BinaryIO, begin: Callable[[], _Frame], packed_bytes: int) -> It
 
 
 def _after(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
-    """Chunks without their first `start` bytes: packed files can only be read from their beginning."""
+    """Chunks without their first `start` bytes, the last of which must end a line: packed files cannot be read from the middle.
+
+    Where only one byte is missing, the file ends there with a line that has no end.
+    """
     for chunk in chunks:
+        if 0 < start <= len(chunk) and chunk[start - 1 : start] != b"\n":
+            raise _OtherFileError
         yield chunk[start:]
         start = max(start - len(chunk), 0)
+    if start > 1:
+        raise _OtherFileError
+
+
+class _OtherFileError(Exception):
+    """No line starts where a file was read to before."""
+
+
+def _not_the_file_that_was_read(path: Path, place: Place) -> LogError:
+    return LogError(
+        f"{path} is not the file that was read up to line {place.line - 1} before: put that back, or start anew in another --out. "
+        "A log that follows on one is read if its parts have other names, or stand behind what was read"
+    )
 
 
 def _split(chunks: Iterator[bytes], place: Place) -> Iterator[Lines]:
@@ -145,6 +169,9 @@ def _read_parquet(path: Path, place: Place) -> Iterator[Lines]:
     try:
         with duckdb.connect() as connection:
             connection.execute("SET threads = 1; SET preserve_insertion_order = true")
+            rows_there = connection.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchone()
+            if rows_there is None or rows_there[0] < place.line - 1:
+                raise _not_the_file_that_was_read(path, place)
             columns = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()
             picked = ", ".join(_picked(name, kind) for name, kind, *_ in columns)
             rows = connection.execute(

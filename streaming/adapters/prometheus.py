@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from threading import Thread
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, get_args
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from models.schema import RefusalReason
 from streaming.label import Kind
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics, TaskMetrics
 
@@ -129,22 +130,11 @@ def _state(metrics: RunMetrics) -> Iterator[Metric]:
     yield from _gauge("open_predictions", "Predictions that wait for their label.", metrics.open_predictions)
 
 
-# A refusal is a sentence with its figures in it, so that a person sees what happened; a label must not grow with them.
-_REASONS = {"running away": "running_away", "not finite": "not_finite", "exploding": "exploding", "": "other"}
-
-
-def _reason(sentence: str) -> str:
-    """The one of the closed set that the sentence speaks of."""
-    return next(reason for words, reason in _REASONS.items() if words in sentence)
-
-
 def _learning(metrics: RunMetrics) -> Iterator[Metric]:
     yield from _counter("steps", "Gradient steps.", metrics.steps)
     yield from _counter("taught_rows", "Rows that taught.", metrics.taught)
-    refused: dict[str, int] = {}
-    for sentence, batches in metrics.refused_batches.items():
-        refused[_reason(sentence)] = refused.get(_reason(sentence), 0) + batches
-    yield from _counter_by("refused_batches", "Batches that were not learned.", "reason", refused, _REASONS.values())
+    reasons = get_args(RefusalReason)
+    yield from _counter_by("refused_batches", "Batches not learned.", "reason", metrics.refused_batches, reasons)
     yield from _gauge("loss_nats", "Loss of the last step for each configured row.", metrics.last_loss)
     yield from _gauge("kappa_ratio", "Mass taught for each click seen.", metrics.kappa)
     yield from _gauge("embedding_rows", "Rows in the embedding tables.", metrics.embedding_rows)

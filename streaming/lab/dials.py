@@ -54,7 +54,9 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     items: int = 12_000  # more than 10,000, as in a small shop; a shared table must cope with rare ids
     user_zipf: float = 0.7  # how uneven users are: weight of the r-th is r^-zipf
     item_zipf: float = 0.9  # items are more uneven than users
-    new_item_share: float = 0.05  # of the items, that appear only in the course of the log; see docs/labels.md for what they meet
+    new_item_share: float = (
+        0.05  # of the items, that appear only in the course of the log; see docs/labels.md for what they meet
+    )
     missing_share: float = 0.03  # of ages, cities, brands and qualities, that nobody knows
     rhythm: float = 0.6  # traffic between 1 - rhythm and 1 + rhythm times its mean within a day, highest at 20:00 UTC
     growth_per_day: float = 0.0  # traffic of a day is (1 + growth) times that of the day before

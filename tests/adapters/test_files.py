@@ -117,6 +117,24 @@ def test_a_line_may_run_over_many_blocks(tmp_path: Path) -> None:
     assert read(path) == [b"a" * 10_000, b"b"]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_may_grow_behind_what_was_read(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"clicks{form}"
+    place = Place(len(LINES) + 1, len(PLAIN))
+    for more in (b"", b"more\n", b"more\nand more\n"):
+        path.write_bytes(FORMS[form](PLAIN + more))
+        assert read(path, place) == more.splitlines()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("other", [b"", PLAIN[:-2], PLAIN[:-1] + b"x" + PLAIN], ids=["empty", "shorter", "other lines"])
+def test_a_file_that_is_not_the_one_that_was_read_is_refused(tmp_path: Path, form: str, other: bytes) -> None:
+    path = tmp_path / f"clicks{form}"
+    path.write_bytes(FORMS[form](other))
+    with pytest.raises(LogError, match=rf"{path} is not the file that was read up to line 25 before: put that back"):
+        read(path, Place(len(LINES) + 1, len(PLAIN)))
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +223,8 @@ def test_parquet_is_read_from_any_row_on(parquet: Callable[[str], Path]) -> None
     assert len(whole) == 6000
     for line in (1, 2, 4096, 4097, 6000, 6001):
         assert read(path, Place(line)) == whole[line - 1 :]
+    with pytest.raises(LogError, match="is not the file that was read up to line 6001 before"):
+        read(path, Place(6002))
     assert [block.first_line for block in read_lines(path, Place(3))] == [3, 4099]
 
 

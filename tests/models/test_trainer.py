@@ -395,7 +395,7 @@ def huge(seed: int) -> Batch:
 
 
 def refusals() -> list[tuple[str, Safeguards, Batch, str]]:
-    sure = Safeguards(breaker_armed_after=1, breaker_ratio=0.01)
+    sure = Safeguards(breaker_armed_after=1, breaker_ratio=0.01, breaker_min_rows=5)
     return [
         ("infinite feature", Safeguards(), poisoned(40), r"the loss is (nan|inf): a feature or a weight is not finite"),
         ("large loss", Safeguards(loss_limit=0.1), batch(20, 40), r"nats a row exceeds loss_limit = 0.1"),
@@ -423,7 +423,7 @@ def test_refused_batch_leaves_no_trace(safeguards, given, reason):
     before = digest(own)
     report = own.learn_many(given, at_ms=10**9)
     assert report.refusal is not None
-    assert re.search(reason, report.refusal), report.refusal
+    assert re.search(reason, report.refusal.says), report.refusal
     assert report.step is None
     assert not report.positive.any()
     assert not report.negative.any()
@@ -434,11 +434,18 @@ def test_refused_batch_leaves_no_trace(safeguards, given, reason):
 
 
 def test_breaker_is_not_armed_before_enough_positive_outcomes():
-    own = learner(safeguards=Safeguards(breaker_armed_after=50, breaker_ratio=0.01))
+    own = learner(safeguards=Safeguards(breaker_armed_after=50, breaker_ratio=0.01, breaker_min_rows=5))
     own.observe_outcomes(5000, 49)
     assert own.learn_many(batch(20, 1), at_ms=0).refusal is None
     own.observe_outcomes(0, 1)
     assert own.learn_many(batch(20, 1), at_ms=0).refusal is not None
+
+
+def test_breaker_does_not_judge_a_handful_of_rows():
+    own = learner(safeguards=Safeguards(breaker_armed_after=1, breaker_ratio=0.01))
+    own.observe_outcomes(100, 50)
+    assert own.learn_many(batch(19, 1, [Event.CLICKED]), at_ms=0).refusal is None
+    assert own.learn_many(batch(20, 1, [Event.CLICKED]), at_ms=0).refusal is not None
 
 
 def test_breaker_looks_at_clicked_rows_alone():
