@@ -7,10 +7,8 @@ The way of a click:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -24,7 +22,7 @@ from models.weights import Weights, encode
 from streaming.arrivals import Arrivals
 from streaming.batching import Batcher, collate
 from streaming.checkpoint import Cut
-from streaming.events import RecordKind
+from streaming.counting import count_arrivals, count_leaving
 from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.joined import Side, Windows
@@ -107,7 +105,8 @@ class Pipeline:
             RunEndedError: `breaker_limit` batches were refused.
         """
         for arrivals in self._source:  # bytes -> Event, in arrival order
-            self._count_arrivals(arrivals)
+            count_arrivals(self._counts, arrivals)
+            self._write_refused(arrivals)
             self._join.on_arrivals(arrivals)
             if arrivals.watermark_ms is not None:
                 for watermark_ms, is_cut in self._stops(arrivals, arrivals.watermark_ms):
@@ -132,7 +131,7 @@ class Pipeline:
         dues, sides = self._join.on_watermark(watermark_ms, is_halt=is_halt)  # Event -> JoinedImpression
         self._write_sides(sides)
         examples = self._policy.on_due(dues)  # -> Example
-        self._count_examples(examples)
+        count_leaving(self._counts, examples, sides)
         groups = chain(self._batcher.on_examples(examples), self._batcher.on_watermark(watermark_ms))
         self._learn(groups)  # -> Batch -> StepReport
         self._watermark_ms = watermark_ms
@@ -209,7 +208,7 @@ class Pipeline:
             batch=self._batcher.snapshot(),
             scoreboard=self._scoreboard.snapshot(),
             learner=learner.state,
-            counts=msgspec.to_builtins(self._counts),
+            counts=msgspec.to_builtins(msgspec.structs.replace(self._counts, feature_faults=dict(self._reader.faults))),
             lengths=lengths,
             weights_version=self._counts.weights_version,
             is_closed=self._is_closed,
@@ -245,31 +244,13 @@ class Pipeline:
             yield reached_ms, True
         yield watermark_ms, False
 
-    def _count_arrivals(self, arrivals: Arrivals) -> None:
-        counts = self._counts
-        for kind, count in zip(*np.unique(arrivals.kinds, return_counts=True), strict=True):
-            name = RecordKind(int(kind)).name.lower()
-            counts.events[name] = counts.events.get(name, 0) + int(count)
-        if len(arrivals.times):
-            counts.max_event_time_ms = max(counts.max_event_time_ms or 0, int(arrivals.times.max()))
+    def _write_refused(self, arrivals: Arrivals) -> None:
         for refused in arrivals.refused:
-            name = refused.kind.name.lower() if refused.is_future else "malformed"
-            counts.events[name] = counts.events.get(name, 0) + 1
-            self._count_side(door_of(refused), refused.kind)
             self._output.append(f"{door_of(refused)}.jsonl", refused_line(refused))
 
     def _write_sides(self, sides: list[Side]) -> None:
         for side in sides:
-            self._count_side(side.door, side.record.kind)
             self._output.append(f"{side.door}.jsonl", side_line(side))
-
-    def _count_side(self, door: str, kind: RecordKind) -> None:
-        by_kind = self._counts.side_outputs.setdefault(door, {})
-        by_kind[kind.name.lower()] = by_kind.get(kind.name.lower(), 0) + 1
-
-    def _count_examples(self, examples: list[Example]) -> None:
-        for kind, count in Counter(map(attrgetter("kind"), examples)).items():
-            self._counts.examples[kind.name] = self._counts.examples.get(kind.name, 0) + count
 
     def _refuse_batch(self, group: list[Example], refusal: Refusal) -> None:
         refused = self._counts.refused_batches

@@ -30,6 +30,7 @@ def small_world(**dials: object) -> World:
         "view_through_share": 0.05,
         "malformed_share": 0.004,
         "future_share": 0.001,
+        "feature_fault_share": 0.02,
     }
     return World(**(defaults | dials))  # type: ignore[arg-type]
 

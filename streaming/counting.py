@@ -1,0 +1,43 @@
+"""Counts what comes in and by which door it leaves, into a `RunMetrics`; must not know what a count is for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+
+import numpy as np
+
+from streaming.arrivals import Arrivals
+from streaming.events import RecordKind
+from streaming.joined import Side
+from streaming.label import Example
+from streaming.metrics import RunMetrics
+from streaming.outputs import door_of
+
+
+def count_arrivals(counts: RunMetrics, arrivals: Arrivals) -> None:
+    """Counts records that were read, those refused among them."""
+    for kind, count in zip(*np.unique(arrivals.kinds, return_counts=True), strict=True):
+        _add(counts.events, RecordKind(int(kind)).name.lower(), int(count))
+    if len(arrivals.times):
+        counts.max_event_time_ms = max(counts.max_event_time_ms or 0, int(arrivals.times.max()))
+    for refused in arrivals.refused:
+        _add(counts.events, refused.kind.name.lower() if refused.is_future else "malformed", 1)
+        _count_side(counts, door_of(refused), refused.kind)
+
+
+def count_leaving(counts: RunMetrics, examples: Sequence[Example], sides: Iterable[Side]) -> None:
+    """Counts what left the join: examples by kind, records by side door and kind."""
+    for kind, count in Counter(map(attrgetter("kind"), examples)).items():
+        _add(counts.examples, kind.name, count)
+    for side in sides:
+        _count_side(counts, side.door, side.record.kind)
+
+
+def _count_side(counts: RunMetrics, door: str, kind: RecordKind) -> None:
+    _add(counts.side_outputs.setdefault(door, {}), kind.name.lower(), 1)
+
+
+def _add(counts: dict[str, int], name: str, count: int) -> None:
+    counts[name] = counts.get(name, 0) + count
