@@ -60,7 +60,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from streaming.pipeline import RunEndedError
 
     return (
-        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, SourceError, RunFilesError,
+        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, RunFilesError, SourceError,
         VerifyError, RunEndedError, OSError,
     )  # fmt: skip
 
@@ -122,7 +122,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed and dials give the same bytes.")] = 0,
     dials: Annotated[
         list[str] | None,
-        typer.Option("--dial", help="NAME=VALUE, any dial of the world (see docs/world.md); may be repeated."),
+        typer.Option(
+            "--dial", help="NAME=VALUE, any dial of the world (streaming/lab/dials.py tells each); may be repeated."
+        ),
     ] = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Nothing goes wrong on the way: no late, lost or broken records.")
@@ -190,6 +192,7 @@ def replay(
             "--close-at-end", help="LOG is complete: label what is still open at its end. Nothing can follow then."
         ),
     ] = False,
+    metrics_host: Annotated[str, typer.Option(help="Address to serve them on; 0.0.0.0 is every one.")] = "127.0.0.1",
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics at http://HOST:PORT/metrics while it runs.")
     ] = None,
@@ -208,7 +211,9 @@ def replay(
     pace = None if speed == "max" else float(speed)
     latest = RunMetrics()
     # A port that is taken is told of before anything is written to --out.
-    server = None if metrics_port is None else serve_metrics(RunCollector(lambda: latest), metrics_port)
+    server = (
+        None if metrics_port is None else serve_metrics(RunCollector(lambda: latest), metrics_port, host=metrics_host)
+    )
     try:
         run = Replay(log, out, settings, resume=resume, speed=pace, environ=os.environ)
         for reason in run.passed_over:
@@ -351,6 +356,8 @@ def weights_list(run: Run, as_json: Json = False) -> None:
     from streaming.adapters.directory import DirectoryError, list_versions
     from streaming.lab.durations import utc
 
+    if not (run / "weights").is_dir():
+        raise SettingsError(f"RUN {run} has published no weights: {run / 'weights'} does not exist")
     versions = list_versions(run / "weights")
     if not versions:
         raise DirectoryError(f"{run / 'weights'} holds no weights: name the directory that `afterclick replay` wrote")

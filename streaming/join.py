@@ -342,12 +342,13 @@ class Join:
         waiting |= {id(joined): joined for joined in self._closing}
         waiting |= {id(timer[3]): timer[3] for timer in self._timers}
         number = {key: index for index, key in enumerate(waiting)}
+        timers = sorted(self._timers, key=lambda timer: timer[:3])  # a heap too, and the same however it was filled
         return JoinSnapshot(
             watermark_ms=self._watermark_ms,
             impressions=[pack_joined(joined) for joined in waiting.values()],
             opened=[number[id(joined)] for joined in self._open.values()],
             closing=[number[id(joined)] for joined in self._closing],
-            timers=[(due_ms, slot, number[id(joined)]) for due_ms, _, slot, joined in self._timers],
+            timers=[(due_ms, slot, number[id(joined)]) for due_ms, _, slot, joined in timers],
             remembered=self._remembered.snapshot(),
             held=self._held.snapshot(),
             pending=self._pending.snapshot(),

@@ -22,7 +22,7 @@ from models.weights import Weights, encode
 from streaming.arrivals import Arrivals
 from streaming.batching import Batcher, collate
 from streaming.checkpoint import Cut
-from streaming.counting import count_arrivals, count_leaving
+from streaming.counting import copy_counts, count_arrivals, count_leaving
 from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.joined import Side, Windows
@@ -34,8 +34,7 @@ from streaming.ports import CutStore, Output, Publisher, Source
 from streaming.scoring import Scoreboard
 from streaming.settings import Settings
 
-END_OF_TIME_MS = 1 << 53
-"""A watermark beyond every event time that is accepted: everything still open becomes due."""
+HOUR_MS = 3_600_000
 
 
 class RunEndedError(Exception):
@@ -116,7 +115,7 @@ class Pipeline:
             yield len(arrivals.times) + len(arrivals.refused)
         if close_at_end:
             self._is_closed = True
-            self._advance(END_OF_TIME_MS)
+            self._advance(self._closing_ms())
         # What is open stays in the last cut, a half-filled batch too, for a log that follows; the figures and weights that this
         # run leaves behind have learned that batch.
         if self._is_changed or self._is_closed or dict(self._source.places()) != self._cut_places:
@@ -125,6 +124,12 @@ class Pipeline:
         self._publish()
         self._output.sync()
         self._write_metrics()
+
+    def _closing_ms(self) -> int:
+        """A watermark by which everything is due that has been read, and every hour complete."""
+        windows = self._settings.windows
+        longest_ms = windows.click_window_ms + windows.attribution_window_ms + self._settings.orphan_hold_ms + HOUR_MS
+        return max(self._watermark_ms or 0, (self._counts.max_event_time_ms or 0) + longest_ms + 1)
 
     def _advance(self, watermark_ms: int, *, is_halt: bool = False) -> None:
         """The way of every record, once the watermark has passed it."""
@@ -266,13 +271,9 @@ class Pipeline:
 
     def metrics(self) -> RunMetrics:
         """The figures of the run so far, as a value that does not change with the run: another thread may read it."""
-        counts, scored = self._counts, self._scoreboard.metrics(self._watermark_ms)
+        scored = self._scoreboard.metrics(self._watermark_ms)
         return msgspec.structs.replace(
-            counts,
-            events=dict(counts.events),
-            side_outputs={door: dict(by_kind) for door, by_kind in counts.side_outputs.items()},
-            examples=dict(counts.examples),
-            refused_batches=dict(counts.refused_batches),
+            copy_counts(self._counts),
             watermark_ms=self._watermark_ms,
             feature_faults=dict(self._reader.faults),
             open_impressions=self._join.open_impressions,

@@ -119,51 +119,64 @@ class Replay:
         self.passed_over: list[str] = []
         """Damaged cuts that were passed over, and why."""
         self.resumed_at_ms: int | None = None
-        block_bytes = BLOCK_BYTES if speed is None else 4096
         _refuse_unusable(settings)
-        source = LogSource(log, settings, block_bytes=block_bytes)
-        output = RunDirectory(out, OUTPUTS)
-        cuts = CutDirectory(out / "cuts", settings)
-        cut: Cut | None = None
-        tensors: dict[str, torch.Tensor] = {}
-        if resume:
-            cut, tensors, self.passed_over = cuts.newest()
-            if cut is not None and cut.is_closed:
-                raise RunDirectoryError(
-                    f"--out {out} holds a run that was closed with --close-at-end: nothing can follow it"
-                )
-        elif not output.is_fresh:
-            raise RunDirectoryError(f"--out {out} is not empty: go on with --resume, or choose another directory")
-        output.cut_back({} if cut is None else cut.lengths)
-        output.replace("settings.toml", dump(settings).encode())
-        if cut is not None:
-            source = LogSource(log, settings, cut.places, block_bytes=block_bytes)
-            self.resumed_at_ms = cut.at_ms
-        outcomes: dict[tuple[str, int], Outcome] | None = None
-        if settings.labels.method == "oracle":
-            outcomes = find_outcomes(LogSource(log, settings), settings)
-        self.source = source
-        self.pipeline = Pipeline(
-            settings,
-            source=source if speed is None else Paced(source, speed),
-            output=output,
-            cuts=cuts,
-            publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
-            outcomes=outcomes,
-            at_step=_CrashAt(environ or {}),
-        )
-        self._output = output
-        if cut is not None:
-            self.pipeline.restore(cut, tensors)
+        block_bytes = BLOCK_BYTES if speed is None else 4096
+        self.source = LogSource(log, settings, block_bytes=block_bytes)
+        self._output = RunDirectory(out, OUTPUTS)
+        try:
+            cuts = CutDirectory(out / "cuts", settings)
+            cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
+            self._output.cut_back({} if cut is None else cut.lengths)
+            self._output.replace("settings.toml", dump(settings).encode())
+            if cut is not None:
+                self.source = LogSource(log, settings, cut.places, block_bytes=block_bytes)
+                self.resumed_at_ms = cut.at_ms
+            outcomes: dict[tuple[str, int], Outcome] | None = None
+            if settings.labels.method == "oracle":
+                outcomes = find_outcomes(LogSource(log, settings), settings)
+            self.pipeline = Pipeline(
+                settings,
+                source=self.source if speed is None else Paced(self.source, speed),
+                output=self._output,
+                cuts=cuts,
+                publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
+                outcomes=outcomes,
+                at_step=_CrashAt(environ or {}),
+            )
+            if cut is not None:
+                self.pipeline.restore(cut, tensors)
+        except BaseException:
+            self._output.close()
+            raise
+
+    def _cut_to_resume(self, cuts: CutDirectory) -> tuple[Cut | None, dict[str, torch.Tensor]]:
+        cut, tensors, self.passed_over = cuts.newest()
+        if cut is not None and cut.is_closed:
+            out = self._output.path
+            raise RunDirectoryError(
+                f"--out {out} holds a run that was closed with --close-at-end: nothing can follow it"
+            )
+        return cut, tensors
+
+    def _fresh(self) -> tuple[None, dict[str, torch.Tensor]]:
+        if not self._output.is_fresh:
+            raise RunDirectoryError(
+                f"--out {self._output.path} is not empty: go on with --resume, or choose another directory"
+            )
+        return None, {}
 
     def run(self, *, close_at_end: bool = False) -> Iterator[int]:
         """Replays to the end; gives the number of records that went through, block by block."""
-        run = msgspec.json.encode({"close_at_end": close_at_end})
-        self._output.replace("run.json", msgspec.json.format(run))
         try:
+            self._write_run(close_at_end=close_at_end, is_finished=False)
             yield from self.pipeline.run(close_at_end=close_at_end)
+            self._write_run(close_at_end=close_at_end, is_finished=True)
         finally:
             self._output.close()
+
+    def _write_run(self, *, close_at_end: bool, is_finished: bool) -> None:
+        run = msgspec.json.encode({"close_at_end": close_at_end, "is_finished": is_finished})
+        self._output.replace("run.json", msgspec.json.format(run))
 
 
 def _refuse_unusable(settings: Settings) -> None:

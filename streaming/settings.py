@@ -325,16 +325,28 @@ def _without_none(value: Any) -> Any:
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
-    """The keys in which two settings differ, as `section.key: one != other`."""
+    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names.
+
+    Example:
+        >>> differences(Settings(), parse("[labels]\nmethod = 'window'"))
+        ["labels.method: 'mature' != 'window'"]
+    """
     found: list[str] = []
-    left, right = msgspec.to_builtins(one), msgspec.to_builtins(other)
 
     def walk(prefix: str, a: Any, b: Any) -> None:
         if isinstance(a, dict) and isinstance(b, dict):
             for key in sorted({*a, *b}):
                 walk(f"{prefix}.{key}" if prefix else str(key), a.get(key), b.get(key))
+        elif a is None or b is None:
+            found.append(f"{prefix}: only in the {'second' if a is None else 'first'}")
         elif a != b:
             found.append(f"{prefix}: {a!r} != {b!r}")
 
-    walk("", left, right)
+    def named(settings: Settings) -> dict[str, Any]:
+        sections: dict[str, Any] = _without_none(msgspec.to_builtins(settings))
+        return sections | {"features": {feature["name"]: feature for feature in sections["features"]}}
+
+    walk("", named(one), named(other))
+    if not found and one != other:
+        found.append("features: in another order")
     return found

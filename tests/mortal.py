@@ -32,24 +32,34 @@ class Mortals:
         self._server.communicate()
 
     def run(
-        self, *arguments: object, environ: Mapping[str, str] | None = None, doom: Callable[[], bool] | None = None
+        self,
+        *arguments: object,
+        environ: Mapping[str, str] | None = None,
+        doom: Callable[[], bool] | None = None,
+        by: signal.Signals = signal.SIGKILL,
+        stderr: Path | None = None,
     ) -> int:
         """Runs a command line to its end; its exit code, or -n if signal n ended it.
 
         Args:
             arguments: the words after `afterclick`.
             environ: what is added to the environment.
-            doom: asked again and again while it runs; once it says so, the process is killed.
+            doom: asked again and again while it runs; once it says so, the process gets the signal `by`.
+            stderr: a file for what it says there; None is this process's own.
         """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        request = {"arguments": [str(argument) for argument in arguments], "environ": dict(environ or {})}
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "environ": dict(environ or {}),
+            "stderr": None if stderr is None else str(stderr),
+        }
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         child = int(self._server.stdout.readline())
         while doom is not None and not select.select([self._server.stdout], [], [], 0.001)[0]:
             if doom():
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, by)
                 doom = None
         return int(self._server.stdout.readline())
 
@@ -74,8 +84,10 @@ def _serve() -> None:
         if child == 0:
             os.environ.update(request["environ"])
             nowhere = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1):  # what it says on stderr is shown where a test fails
+            for stream in (0, 1):
                 os.dup2(nowhere, stream)
+            if request["stderr"] is not None:
+                os.dup2(os.open(request["stderr"], os.O_WRONLY | os.O_CREAT), 2)
             try:
                 main(request["arguments"])
             except SystemExit as ended:

@@ -6,9 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +30,7 @@ def mortals() -> Iterator[Mortals]:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_log(tmp_path_factory.mktemp("crash") / "log", impressions=1_500, days=1.5)
+    return small_log(tmp_path_factory.mktemp("crash") / "log", impressions=1_500, days=1.5, future_share=0.004)
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +143,12 @@ def test_stopped_by_its_user_a_replay_says_how_to_go_on(
     mortals: Mortals, log: Path, config: Path, unharmed: dict[str, object], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = "from streaming.cli import main; main()"
-    slowly = ["replay", str(log), "--out", str(out), "--config", str(config), "--speed", "1000"]
-    with subprocess.Popen([sys.executable, "-c", command, *slowly], stderr=subprocess.PIPE, text=True) as process:
-        while not (out / "run.json").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
-    assert process.returncode == 1
+    ended = mortals.run(
+        "replay", log, "--out", out, "--config", config, "--speed", 1_000,
+        doom=(out / "run.json").exists, by=signal.SIGINT, stderr=tmp_path / "stderr",
+    )  # fmt: skip
+    told = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert ended == 1
     assert "afterclick: error: stopped; what was done up to the last cut is kept: go on with --resume" in told
     assert mortals.run("replay", log, "--out", out, "--resume") == 0
     assert_same(left_behind(out), unharmed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -82,11 +83,14 @@ class OutputFile:
 
 
 class RunDirectory:
-    """The directory of a run.
+    """The directory of a run, held by one process at a time until it is closed.
 
     Args:
         path: created if it is not there.
         names: the output files that it appends to, relative to it.
+
+    Raises:
+        RunDirectoryError: it cannot be created, or another process holds it.
     """
 
     def __init__(self, path: Path, names: tuple[str, ...]) -> None:
@@ -95,6 +99,16 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(f"--out {path} cannot be created: {error}") from error
+        self._held = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(
+                self._held, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # the system lets go of it when a process dies, however it dies
+        except BlockingIOError:
+            os.close(self._held)
+            raise RunDirectoryError(
+                f"--out {path} is being written by another replay: wait for it or end it, or choose another directory"
+            ) from None
         self._files = {name: OutputFile(path / name) for name in names}
 
     @property
