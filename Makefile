@@ -24,7 +24,7 @@ demo: $(READY)  ## simulate two weeks of traffic, replay, verify and report them
 	@$(BIN)/afterclick demo
 
 test: $(READY) lint  ## lint, types, and all tests
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses auto
 
 lint: $(READY)  ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
@@ -132,25 +132,16 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write a simulated log whose truth is known: users, items, late conversions, and everything that goes wrong on the way."""
+    from streaming.lab.dials import parse_dials
     from streaming.lab.summary import world_rows
     from streaming.lab.world import World
     from streaming.lab.world import generate as generate_world
 
-    values: dict[str, Any] = {"impressions": impressions, "days": days, "seed": seed}
-    for dial in dials or []:
-        name, equals, value = dial.partition("=")
-        if not equals or name not in World.__struct_fields__:
-            raise SettingsError(
-                f"--dial {dial} must be NAME=VALUE with one of the names {', '.join(World.__struct_fields__)}"
-            )
-        try:
-            values[name] = msgspec.convert(value, type(getattr(World(), name)), strict=False)
-        except msgspec.ValidationError as error:
-            raise SettingsError(f"--dial {dial}: {error}") from error
     try:
+        values = {"impressions": impressions, "days": days, "seed": seed} | parse_dials(dials or [])
         world = World.clean(**values) if clean else World(**values)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise SettingsError(f"the world cannot be: {error}") from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     with progress(f"writing {out}", world.impressions) as done:
         summary = generate_world(out, world, lambda shown, of: done(shown))
     if as_json:
@@ -263,7 +254,7 @@ def verify(log: Log, run: Run, as_json: Json = False) -> None:
         for line in verdict.lines():
             OUT.print(line, markup=False, style="red" if line.startswith("DIFFERS") else None)
         OUT.print(
-            "agreed on everything" if verdict.agreed else "the run and the log DIFFER",
+            "agreed on everything" if verdict.agreed else "not agreed: see above",
             style="green" if verdict.agreed else "red",
         )
     if not verdict.agreed:
@@ -356,8 +347,6 @@ def weights_list(run: Run, as_json: Json = False) -> None:
     from streaming.adapters.directory import DirectoryError, list_versions
     from streaming.lab.durations import utc
 
-    if not (run / "weights").is_dir():
-        raise SettingsError(f"RUN {run} has published no weights: {run / 'weights'} does not exist")
     versions = list_versions(run / "weights")
     if not versions:
         raise DirectoryError(f"{run / 'weights'} holds no weights: name the directory that `afterclick replay` wrote")

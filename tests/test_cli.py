@@ -332,11 +332,11 @@ def test_a_speed_that_is_none_is_refused(afterclick: Afterclick, log: Path, tmp_
 def test_a_port_in_use_is_told_before_anything_is_written(
     afterclick: Afterclick, log: Path, config: Path, tmp_path: Path
 ) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as other:
+    with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         told = afterclick("replay", log, "--out", tmp_path / "run", "--config", config, "--metrics-port", port)
     assert told.code == 1
-    assert f"metrics port {port} on 0.0.0.0 is in use: stop the process that holds it, or choose another" in told.err
+    assert f"metrics port {port} on 127.0.0.1 is in use: stop the process that holds it, or choose another" in told.err
     assert not (tmp_path / "run").exists()
 
 

@@ -96,8 +96,9 @@ def _time(metrics: RunMetrics, processing_time_ms: int | None) -> Iterator[Metri
     )
     yield from _gauge(
         "watermark_lag_seconds",
-        "Event time by which the watermark trails the newest event.",
-        None if watermark_ms is None or newest_ms is None else (newest_ms - watermark_ms) / 1000,
+        "Event time by which the watermark trails the newest event; 0 where it is ahead.",
+        # Files are read ahead: after a gap in the log, or at its end, the watermark may have passed the newest event handed on.
+        None if watermark_ms is None or newest_ms is None else max(newest_ms - watermark_ms, 0) / 1000,
     )
     yield from _gauge(
         "watermark_age_seconds",
@@ -226,13 +227,13 @@ class MetricsServer:
         self.close()
 
 
-def serve(collector: Collector, port: int, *, host: str = "0.0.0.0") -> MetricsServer:
+def serve(collector: Collector, port: int, *, host: str = "127.0.0.1") -> MetricsServer:
     """Answers `GET /metrics` from a thread of its own, with a registry of its own.
 
     Args:
         collector: what a scrape asks.
         port: where to listen. 0 lets the system choose, which suits tests: a scrape configuration cannot know it.
-        host: the address to listen on; by default every one, since the Prometheus that asks is another machine.
+        host: the address to listen on. By default this machine alone is answered, since whoever asks is; "0.0.0.0" answers every one.
 
     Raises:
         MetricsPortError: the port is taken, not allowed, or out of range, or the host is not ours.

@@ -99,13 +99,12 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(f"--out {path} cannot be created: {error}") from error
-        self._held = os.open(path, os.O_RDONLY)
+        self._held: int | None = os.open(path, os.O_RDONLY)
         try:
-            fcntl.flock(
-                self._held, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # the system lets go of it when a process dies, however it dies
+            # The system lets go of it when the process dies, however it dies.
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._held)
+            self._let_go()
             raise RunDirectoryError(
                 f"--out {path} is being written by another replay: wait for it or end it, or choose another directory"
             ) from None
@@ -150,10 +149,16 @@ class RunDirectory:
             partial.replace(path)
 
     def close(self) -> None:
-        """Closes all files, also when one of them cannot be written to its end any more."""
+        """Closes all files, also when one of them cannot be written to its end any more, and lets go of the directory."""
         with ExitStack() as stack:
+            stack.callback(self._let_go)
             for file in self._files.values():
                 stack.callback(file.close)
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import msgspec
@@ -102,6 +103,30 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def duration_ms(self) -> int:
         """How long impressions are shown."""
         return round(self.days * DAY_MS)
+
+
+def parse_dials(texts: Sequence[str]) -> dict[str, Any]:
+    """Dials as a person writes them, NAME=VALUE.
+
+    Raises:
+        ValueError: there is no such dial, or the value is not of its type. Its range is looked at by `World`.
+
+    Example:
+        >>> parse_dials(["ctr=0.1", "items=500"])
+        {'ctr': 0.1, 'items': 500}
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in World.__struct_fields__:
+            raise ValueError(
+                f"--dial {text} must be NAME=VALUE with one of the names {', '.join(World.__struct_fields__)}"
+            )
+        try:
+            values[name] = msgspec.convert(value, type(getattr(World(), name)), strict=False)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"--dial {text}: {error}") from error
+    return values
 
 
 def _refuse(world: World, name: str, rule: str, reason: str) -> None:

@@ -47,11 +47,19 @@ def in_words(ms: float) -> str:
     return f"{ms / size:.3g} {unit}"
 
 
-def utc(event_time_ms: int) -> str:
-    """A time as people read it, to the second.
+def utc(event_time_ms: int, *, to_ms: bool = False) -> str:
+    """A time as people read it, to the second or millisecond; what no calendar holds is called so.
 
     Example:
         >>> utc(1_700_000_000_123)
         '2023-11-14 22:13:20 UTC'
+        >>> utc(1_700_000_000_123, to_ms=True)
+        '2023-11-14 22:13:20.123 UTC'
+        >>> utc(1 << 53)
+        'beyond the year 9999'
     """
-    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=event_time_ms):%Y-%m-%d %H:%M:%S} UTC"
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=event_time_ms)
+    except OverflowError:
+        return "beyond the year 9999" if event_time_ms > 0 else "before the year 1"
+    return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{event_time_ms % 1000:03d}" if to_ms else "") + " UTC"

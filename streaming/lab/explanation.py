@@ -131,4 +131,4 @@ def _worth(value: float | None, before: str) -> str:
 
 
 def _shown(at_ms: int | None) -> str:
-    return "no time" if at_ms is None else f"{utc(at_ms)} +{at_ms % 1000:03d} ms"
+    return "no time" if at_ms is None else utc(at_ms, to_ms=True)

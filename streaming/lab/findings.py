@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -11,6 +12,29 @@ import numpy.typing as npt
 from streaming.lab.durations import in_words, utc
 
 Row = tuple[str, str]
+
+_PLACES = re.compile(r" \(byte \d+\)| at byte \d+")
+_VARYING = re.compile(r"(?<=got )'[^']*'|(?<![\w-])(?:0x[0-9a-f]+|\d+)")
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the values and places that it quotes: what a million of one kind have in common.
+
+    Example:
+        >>> kind_of("not JSON: JSON is malformed: invalid character (byte 5)"), kind_of("t is 7, which looks like seconds")
+        ('not JSON: JSON is malformed: invalid character', 't is …, which looks like seconds')
+    """
+    return _VARYING.sub("…", without_place(reason))
+
+
+def without_place(reason: str) -> str:
+    """A reason without where in its line the record breaks.
+
+    Example:
+        >>> without_place("not UTF-8: invalid start byte at byte 68")
+        'not UTF-8: invalid start byte'
+    """
+    return _PLACES.sub("", reason)
 
 
 class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +89,8 @@ class StreamFindings(msgspec.Struct, frozen=True, kw_only=True):
         malformed: records that cannot be used. malformed_reasons: the commonest, with numbers and quotations left out, and their
             counts. malformed_samples: the first ones.
         future: records stamped so far ahead of those around them that they would be refused.
+        ahead_ms: how far the furthest of these is ahead of the rest of the log, if all of them stand at the ends of their files:
+            late facts may look like that. None otherwise.
         first_ms, last_ms: smallest and largest event time of the rest, None without records.
         behind_ms: how far records were behind the newest of their file before them. late: those beyond `out_of_orderness_ms`.
         broken: files that could not be read to their end. strangers: files in the stream's folder that are no part of it.
@@ -77,6 +103,7 @@ class StreamFindings(msgspec.Struct, frozen=True, kw_only=True):
     malformed_reasons: dict[str, int]
     malformed_samples: list[Refusal]
     future: int
+    ahead_ms: int | None
     first_ms: int | None
     last_ms: int | None
     behind_ms: Quantiles | None
@@ -144,6 +171,7 @@ class LogFindings(msgspec.Struct, frozen=True, kw_only=True):
         view_through: orphaned conversions whose impression is there, without a click.
         repeated_impressions: records whose impression_id was there before.
         open_impressions, open_clicks: those whose window ends after the log: they stay unlabelled at its end.
+        sampled: impressions whose features were looked at. values: how many of them have a value, by the path of the feature.
     """
 
     log: str
@@ -154,6 +182,8 @@ class LogFindings(msgspec.Struct, frozen=True, kw_only=True):
     view_through: int
     open_impressions: int
     open_clicks: int
+    sampled: int
+    values: dict[str, int]
     gaps: list[Gap]
     advice: list[WindowAdvice]
     problems: list[Problem] = []

@@ -23,7 +23,7 @@ from streaming.lab.suggest_time import (
 from streaming.lab.toml_text import comment, pair
 from streaming.settings import Fields, Settings, parse
 
-PRIOR_FROM, PRIOR_TO = 1e-4, 0.9  # a start outside has a logit that takes long to come back from
+PRIOR_FROM, PRIOR_TO = 1e-4, 0.98  # a start outside has a logit that takes long to come back from
 
 _STANDARD = Settings()
 _MEANINGS = {
@@ -87,12 +87,17 @@ def _mapping(sample: Sample) -> Iterator[str]:
     for kind, stream in sample.streams.items():
         is_there = len(stream) or stream.malformed
         lines = [
-            comment(f"WARNING: no field of the {kind.stem} looks like {name}: name it here.")
-            for name in (stream.mapped.lacking if is_there else ())
+            comment(
+                f"WARNING: no field of the {kind.stem} looks like {name}: name it here."
+                + (f" It may be one of these: {', '.join(candidates)}." if candidates else "")
+            )
+            for name, candidates in (stream.mapped.lacking.items() if is_there else ())
         ]
         for key, meaning in _MEANINGS.items():
             found, usual = getattr(stream.mapped.fields, key), getattr(Fields(), key)
             if found != usual:
+                if not found:
+                    meaning = "the records are flat: the whole record holds the features"
                 lines.append(pair(key, found, f"{meaning}; the default is {usual}"))
         if lines:
             yield "\n".join(
@@ -107,7 +112,7 @@ def _labels() -> str:
             "[labels]",
             comment(
                 '"mature" waits for the final label: never wrong, but attribution_window_ms behind. "window" labels after '
-                "observation_window_ms and forgets what comes later: fresh, and too low. `afterclick compare` measures them."
+                "observation_window_ms and forgets what comes later: fresh, and too low."
             ),
             pair("method", _STANDARD.labels.method),
         ]
@@ -133,8 +138,12 @@ def _network(sample: Sample, delays: Delays) -> str:
 def _prior(key: str, count: int, of: int, what: str, things: str) -> str:
     if not count:
         return pair(key, getattr(_STANDARD.network, key), "probability; the default: none were seen")
-    prior = float(f"{min(max(count / of, PRIOR_FROM), PRIOR_TO):.3g}")
-    return pair(key, prior, f"probability; seen: {count:,} {what} {of:,} {things}")
+    rate = count / of
+    prior = float(f"{min(max(rate, PRIOR_FROM), PRIOR_TO):.3g}")
+    remark = f"probability; seen: {count:,} {what} {of:,} {things}"
+    if not PRIOR_FROM <= rate <= PRIOR_TO:
+        remark += f"; capped, since from a start nearer to {rate:.0f} the model takes long to come back"
+    return pair(key, prior, remark)
 
 
 def _features(sample: Sample) -> Iterator[str]:

@@ -27,10 +27,15 @@ Record = Mapping[str, Any]
 
 
 class Mapped(msgspec.Struct, frozen=True):
-    """Where the records of one stream seem to keep their envelope, and what could not be found."""
+    """Where the records of one stream seem to keep their envelope, and what could not be found.
+
+    Args:
+        fields: the names found, the usual ones where none was.
+        lacking: by its usual name each thing that was not found, with the paths it might stand under.
+    """
 
     fields: Fields
-    lacking: tuple[str, ...]
+    lacking: Mapping[str, Sequence[str]]
 
 
 def unit_of(value: Any) -> TimeUnit | None:
@@ -73,23 +78,29 @@ def find_fields(stem: str, records: Sequence[Record], others: Sequence[Sequence[
     elsewhere = [
         {value for record in stream for _, value in _paths(record) if _is_text(value)} for stream in others if stream
     ]
-    lacking: list[str] = []
+    lacking: dict[str, Sequence[str]] = {}
 
     identities = [path for path in _candidates(paths, _IDENTITY, usual.impression_id) if _mostly(paths, path, _is_text)]
     shared = [path for path in identities if all(_values(paths, path) & values for values in elsewhere)]
     identity = next(iter(shared or identities), None)
     times = [path for path in _candidates(paths, _TIME, usual.event_time) if _mostly(paths, path, unit_of)]
-    time = next(iter(times), None)
-    lacking += [usual.impression_id] if identity is None else []
-    lacking += [usual.event_time] if time is None else []
+    stamped = [] if times else _all_times(paths)
+    time = times[0] if times else stamped[0] if len(stamped) == 1 else None
+    if identity is None:
+        lacking[usual.impression_id] = ()
+    if time is None:
+        lacking[usual.event_time] = stamped
     units = [unit_of(found.get(time)) for found in paths] if time is not None else []
 
     features = usual.features
-    if stem == "impressions" and "feature_keys" not in set().union(*records):
+    if stem == "impressions":
         holders = [path for path in _candidates(paths, _FEATURES, features) if _mostly(paths, path, _is_object)]
-        if not holders:
-            lacking.append(features)
-        features = holders[0] if holders else features
+        envelope = tuple(path for path in (identity, time) if path is not None)
+        holders = holders[:1] or _objects(paths, envelope)
+        if len(holders) > 1 or not records:
+            lacking[features] = holders
+        else:
+            features = holders[0] if holders else ""  # no object: a flat record is its own features
     value = usual.value
     if stem == "conversions":
         values = [path for path in _candidates(paths, _VALUE, value) if _mostly(paths, path, _is_number)]
@@ -102,7 +113,7 @@ def find_fields(stem: str, records: Sequence[Record], others: Sequence[Sequence[
             features=features,
             value=value,
         ),
-        tuple(lacking),
+        lacking,
     )
 
 
@@ -122,6 +133,30 @@ def _candidates(paths: Sequence[Mapping[str, Any]], names: Sequence[str], usual:
         if (name := "".join(filter(str.isalnum, path.rsplit(".", 1)[-1].lower()))) in names
     ]
     return [path for *_, path in sorted(ranked)]
+
+
+def _all_times(paths: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The outermost paths at which mostly something, and never anything but a time, stands."""
+    seen = dict.fromkeys(path for found in paths for path in found)
+    times = [
+        path
+        for path in seen
+        if _mostly(paths, path, unit_of) and all(unit_of(found[path]) for found in paths if path in found)
+    ]
+    outermost = min((path.count(".") for path in times), default=0)
+    return [path for path in times if path.count(".") == outermost]
+
+
+def _objects(paths: Sequence[Mapping[str, Any]], envelope: Sequence[str]) -> list[str]:
+    """The outer objects that could hold the features: neither what was served nor what holds the id or the time."""
+    seen = dict.fromkeys(path for found in paths for path in found if "." not in path)
+    return [
+        path
+        for path in seen
+        if path != Fields().served
+        and not any(name.startswith(f"{path}.") for name in envelope)
+        and _mostly(paths, path, _is_object)
+    ]
 
 
 def _mostly(paths: Sequence[Mapping[str, Any]], path: str, fits: Any) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from streaming.lab.durations import clean_above, in_words, utc
-from streaming.lab.findings import Following, LogFindings, Problem, StreamFindings, WindowAdvice
+from streaming.lab.findings import Following, LogFindings, Problem, StreamFindings, WindowAdvice, kind_of, without_place
 from streaming.lab.suggest_time import ENOUGH, SuitedWindows
+from streaming.label import METHODS
 from streaming.settings import Settings
 
 RARE = 0.001  # share of records up to which disorder, repeats and the like are the usual dirt: not worth a line
@@ -15,6 +16,11 @@ COMMON = 0.01  # share from which they are a warning
 GENEROUS = 10  # a click window this many times what clicks need only makes every label late
 UNSORTED_MS = 3_600_000  # one record in ten further behind than this is no disorder but no order
 HALF_HOUR_MS = 1_800_000  # the step between time zones
+LONGEST_DELAY_MS = {
+    "clicks": 86_400_000,
+    "conversions": 90 * 86_400_000,
+}  # 1 d, 90 d: what comes later has a wrong clock
+NAMED = 10  # features named where one of the settings is not there
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -36,9 +42,40 @@ def advice_for(found: LogFindings, settings: Settings) -> list[WindowAdvice]:
 
 def problems_in(found: LogFindings, settings: Settings) -> list[Problem]:
     """What a person should know about a log before running over it, the worst first."""
-    rules = (_of_streams, _of_ids, _of_times, _of_windows, _of_rates, _of_gaps, _of_the_end)
-    problems = [problem for rule in rules for problem in rule(found, settings)]
+    rules = (_of_labels, _of_streams, _of_features, _of_ids, _of_times, _of_windows, _of_rates, _of_gaps, _of_the_end)
+    problems = [
+        Problem(problem.severity, problem.what, problem.remedy[:1].upper() + problem.remedy[1:])
+        for rule in rules
+        for problem in rule(found, settings)
+    ]
     return sorted(problems, key=lambda problem: _RANK[problem.severity])
+
+
+def _of_labels(found: LogFindings, settings: Settings) -> Iterator[Problem]:
+    if settings.labels.method not in METHODS:
+        yield Problem(
+            "error", f'there is no labels.method "{settings.labels.method}"', f"set it to one of {', '.join(METHODS)}"
+        )
+
+
+def _of_features(found: LogFindings, settings: Settings) -> Iterator[Problem]:
+    if not found.sampled:
+        return
+    fields = settings.log.impressions
+    known: set[str | None] = {fields.impression_id, fields.event_time, fields.join_key}  # a flat record has them too
+    known |= {feature.path or feature.name for feature in settings.features}
+    others = [name for name in found.values if name not in known]
+    seen = ", ".join([*others[:NAMED], *(["..."] if len(others) > NAMED else [])]) or "nothing"
+    for feature in settings.features:
+        count = found.values.get(feature.path or feature.name, 0)
+        if feature.kind == "crossed" or count > RARE * found.sampled:
+            continue
+        path = "" if feature.path is None else f" (path {feature.path})"
+        yield Problem(
+            "warning",
+            f"feature {feature.name}{path} has a value in {count or 'none'} of {found.sampled:,} impressions looked at",
+            f"is the name or path right? Seen and not in the settings: {seen}",
+        )
 
 
 def _of_streams(found: LogFindings, settings: Settings) -> Iterator[Problem]:
@@ -52,7 +89,17 @@ def _of_streams(found: LogFindings, settings: Settings) -> Iterator[Problem]:
             yield _malformed(stream)
         if not stream.records and not stream.broken:
             yield _absent(stream)
-        if stream.future:
+        if stream.future and _may_be_honest(stream):
+            key = "click_window_ms" if stream.stem == "clicks" else "attribution_window_ms"
+            window = in_words(getattr(settings.windows, key))
+            yield Problem(
+                "warning",
+                f"later than all the rest of the log by more than {key} = {window}: "
+                f"{_of(stream.future, stream.records, stream.stem)}",
+                f"the window may be too short for them: a windows.{key} above their delays keeps them. If it is long enough, "
+                "look at the clock that stamped them. They go to future.jsonl and teach nothing",
+            )
+        elif stream.future:
             skew = in_words(settings.event_time.future_skew_ms)
             yield Problem(
                 "warning",
@@ -61,14 +108,22 @@ def _of_streams(found: LogFindings, settings: Settings) -> Iterator[Problem]:
             )
 
 
+def _may_be_honest(stream: StreamFindings) -> bool:
+    """Whether what is stamped in the future may be facts that came long after what they follow."""
+    longest_ms = LONGEST_DELAY_MS.get(stream.stem)
+    return longest_ms is not None and stream.ahead_ms is not None and stream.ahead_ms <= longest_ms
+
+
 def _malformed(stream: StreamFindings) -> Problem:
-    reason, count = next(iter(stream.malformed_reasons.items()))
-    first = stream.malformed_samples[0]
+    kind, count = next(iter(stream.malformed_reasons.items()))
+    # One of its kind says more than the kind, with the values left out.
+    example = next((sample for sample in stream.malformed_samples if kind_of(sample.reason) == kind), None)
+    reason, at = (kind, "") if example is None else (without_place(example.reason), f"for example {example.at}. ")
     most = "" if count == stream.malformed else f" ({count:,} times)"
     return Problem(
         "error" if stream.malformed > COMMON * stream.records else "warning",
         f"malformed: {_of(stream.malformed, stream.records, stream.stem)}, because{most}: {reason}",
-        f"the first is {first.at}: {first.reason}. They go to dead_letters.jsonl. If the log has other names or units, "
+        f"{at}They go to dead_letters.jsonl. If the log has other names or units, "
         f"[log.{stream.stem}] in the settings maps them; `afterclick init` finds most",
     )
 
@@ -81,6 +136,9 @@ def _absent(stream: StreamFindings) -> Problem:
 
 
 def _of_ids(found: LogFindings, settings: Settings) -> Iterator[Problem]:
+    impressions, clicks, _ = found.streams
+    if not impressions.usable:  # that is told already, and all else would follow from it
+        return
     for stem, of, following in _followings(found):
         orphaned = following.orphaned - (found.view_through if stem == "conversions" else 0)
         if orphaned > RARE * following.facts:
@@ -96,17 +154,16 @@ def _of_ids(found: LogFindings, settings: Settings) -> Iterator[Problem]:
                 f"repeating one that is there already: {_of(following.repeated, following.facts, stem)}",
                 f"the first makes the label, the others go to duplicates.jsonl. If each counts, the id is too coarse: one {of} is many",
             )
-    if found.view_through > RARE * found.conversions.facts:
+    if clicks.usable and found.view_through > RARE * found.conversions.facts:
         yield Problem(
             _severity(found.view_through, found.conversions.facts),
             f"of an impression without a click: {_of(found.view_through, found.conversions.facts, 'conversions')}",
             "view-through conversions teach nothing here and go to orphans.jsonl. If they were clicked, clicks are missing",
         )
     if found.repeated_impressions:
-        usable = found.streams[0].usable
         yield Problem(
-            _severity(found.repeated_impressions, usable),
-            f"repeating an impression_id: {_of(found.repeated_impressions, usable, 'impressions')}",
+            _severity(found.repeated_impressions, impressions.usable),
+            f"repeating an impression_id: {_of(found.repeated_impressions, impressions.usable, 'impressions')}",
             "the first counts, the others go to duplicates.jsonl. Many say that the id does not name a single impression",
         )
 

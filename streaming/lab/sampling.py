@@ -17,7 +17,7 @@ from streaming.lab.clocks import Int64, behind_newest_ms, futures_of
 from streaming.lab.columns import leaves
 from streaming.lab.mapping import Mapped, find_fields
 from streaming.lab.raw_lines import raw_lines
-from streaming.settings import EventTime, Windows
+from streaming.settings import EventTime, Fields, Windows
 
 RECORDS = (
     50_000  # of each stream: the rare feature values and the tails of delays show, and it takes two or three seconds
@@ -123,6 +123,14 @@ def decode_any(decoder: EventDecoder, lines: list[bytes]) -> list[Event | Malfor
         return [event for line in lines for event in decode_any(decoder, [line])]
 
 
+def values_in(impression: Impression) -> list[tuple[str, Any]]:
+    """The features of an impression by their paths; none where their object breaks inside, which decoding does not notice."""
+    try:
+        return list(leaves(msgspec.json.decode(impression.features)))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return []
+
+
 def _read_part(path: Path, decoder: EventDecoder, stream: StreamSample, sample: Sample, left: int) -> int:
     """Reads up to `left` records of a file; returns how many more are wanted."""
     if left <= 0:
@@ -140,18 +148,22 @@ def _read_part(path: Path, decoder: EventDecoder, stream: StreamSample, sample: 
             ids.append(event.impression_id)
             times_ms.append(event.event_time_ms)
             if isinstance(event, Impression):
-                _add_features(event, sample)
+                _add_features(event, stream.mapped.fields, sample)
     stream.ids.append(ids)
     stream.times_ms.append(np.array(times_ms, dtype=np.int64))
     stream.is_whole = stream.is_whole and next(lines, None) is None
     return left
 
 
-def _add_features(impression: Impression, sample: Sample) -> None:
+def _add_features(impression: Impression, fields: Fields, sample: Sample) -> None:
     if sample.rows * len(sample.columns) > CELLS:
         return
     sample.rows += 1
-    for name, value in leaves(msgspec.json.decode(impression.features)):
+    # Of a flat record the envelope is no feature.
+    envelope = (fields.impression_id, fields.event_time, fields.event_id, fields.join_key, fields.served)
+    for name, value in values_in(impression):
+        if not fields.features and (name in envelope or name.startswith(f"{fields.served}.")):
+            continue
         if value is not None:
             sample.columns.setdefault(name, []).append(value)
 

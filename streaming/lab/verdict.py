@@ -6,6 +6,14 @@ from typing import Any
 
 import msgspec
 
+UNFINISHED = (
+    "RUN did not come to the end of LOG (it was stopped, or is still running): "
+    "go on with afterclick replay LOG --out RUN --resume, then verify again"
+)
+OF_ANOTHER_LOG = (
+    "RUN is of another log: hardly any impression of its examples is in LOG; name the log that it was made from"
+)
+
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One promise, and whether the run keeps it.
@@ -35,11 +43,13 @@ class ClickCoverage(msgspec.Struct, frozen=True, kw_only=True):
         logged: well-formed clicks in the log. clicked: CLICKED examples of the run.
         elsewhere: clicks by the side output they left by; `open` for those that may still come to something, and
             `unaccounted` for what is left over (0 where every check agrees).
+        surplus: clicks that the run tells of beyond those of the log (0 where every check agrees).
     """
 
     logged: int
     clicked: int
     elsewhere: dict[str, int]
+    surplus: int = 0
 
     @property
     def share(self) -> float | None:
@@ -53,21 +63,29 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         records: read from the log, malformed ones included. checks: every promise looked at.
         clicks: where the clicks went. open: what must still be open at the end, as `RunMetrics` calls it.
+        is_finished: the run came to the end of the log; a run that does not say counts as finished.
+        is_of_another_log: next to none of its examples is of an impression of the log.
     """
 
     records: int
     checks: tuple[Check, ...]
     clicks: ClickCoverage
     open: dict[str, int]
+    is_finished: bool = True
+    is_of_another_log: bool = False
 
     @property
     def agreed(self) -> bool:
-        """Whether every check agrees."""
-        return all(check.agreed for check in self.checks)
+        """Whether the run came to the end, and every check agrees."""
+        return self.is_finished and all(check.agreed for check in self.checks)
 
     def lines(self) -> list[str]:
-        """The verdict in words, a line a check, differences below it."""
+        """The verdict in words, a line a check, differences below it; before them, why there is no point in comparing."""
         told = []
+        if self.is_of_another_log:
+            told.append(OF_ANOTHER_LOG)
+        elif not self.is_finished:
+            told.append(UNFINISHED)
         for check in self.checks:
             state = "agreed" if check.agreed else "DIFFERS"
             told.append(f"{state:8}{check.name:30}expected {check.expected:>10,}   got {check.got:>10,}")
@@ -77,8 +95,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         share = (
             "no clicks" if self.clicks.share is None else f"{self.clicks.share:.2%} of {self.clicks.logged:,} clicks"
         )
-        where = ", ".join(f"{count:,} {place}" for place, count in self.clicks.elsewhere.items() if count)
-        told.append(f"clicks: {share} ended in a CLICKED example" + (f"; else {where}" if where else ""))
+        where = [f"{count:,} {place}" for place, count in self.clicks.elsewhere.items() if count]
+        if self.clicks.surplus:
+            where.append(f"{self.clicks.surplus:,} more in the run than in the log")
+        told.append(f"clicks: {share} ended in a CLICKED example" + (f"; else {', '.join(where)}" if where else ""))
         told.append("open at the end: " + ", ".join(f"{count:,} {what}" for what, count in self.open.items()))
         return told
 

@@ -16,7 +16,7 @@ import msgspec
 from streaming import settings as settings_of_run
 from streaming.lab import verify_checks as checks
 from streaming.lab import verify_sql as sql
-from streaming.lab.verdict import Check, ClickCoverage, Verdict, difference
+from streaming.lab.verdict import UNFINISHED, Check, ClickCoverage, Verdict, difference
 from streaming.lab.verify_lines import VerifyError
 from streaming.lab.verify_tables import DOORS, TABLES, read_log, read_run
 from streaming.settings import Settings
@@ -26,6 +26,10 @@ __all__ = ["Verdict", "VerifyError", "verify"]
 DIFFERENCES = 10  # told per check: enough to see a pattern, few enough to read
 
 MEMORY_LIMIT = "5GB"  # of the database, which goes to a temporary directory beyond it
+
+KNOWN_SHARE = (
+    0.01  # of the impression ids of the examples; with fewer in the log, it is not the one the run was made from
+)
 
 FOREVER_MS = 1 << 62  # the final watermark where the log is known to be complete; no sum with a window overflows
 
@@ -40,12 +44,19 @@ def verify(
         progress: called with what is about to be done.
         close_at_end: the run took the log for complete. A `close_at_end` in the run's `run.json`, if there, says so too.
 
+    Returns:
+        The verdict. A run whose `run.json` says that it did not come to the end is compared all the same.
+
     Raises:
-        VerifyError: the log cannot be read, the run has no examples, its files are not in the documented form, or its
-            labels cannot be verified.
+        VerifyError: there is no run, the log cannot be read, the run has no examples, its files are not in the documented
+            form (or break off, where it did not come to the end), or its labels cannot be verified.
         SettingsError: the run's settings cannot be read.
     """
     say = progress or _say_nothing
+    if not (run / "settings.toml").is_file():
+        raise VerifyError(f"RUN {run} is no run: it has no settings.toml")
+    told = _told(run)
+    is_finished = told.get("is_finished") is not False  # a run that does not say is taken for finished
     settings = settings_of_run.load(run / "settings.toml", {})
     if settings.labels.method not in sql.METHODS:
         raise VerifyError(
@@ -57,25 +68,31 @@ def verify(
         database.execute("SET temp_directory = $spill", {"spill": spill})
         database.execute(TABLES)
         read_log(database, log, settings.log, say)
-        read_run(database, run, say)
+        try:
+            read_run(database, run, say)
+        except VerifyError as error:
+            if is_finished:
+                raise
+            raise VerifyError(f"{UNFINISHED} ({error})") from error
         say("joining by brute force")
-        _join(database, settings, is_complete=close_at_end or _was_closed(run))
+        _join(database, settings, is_complete=close_at_end or told.get("close_at_end") is True)
         say("comparing")
         database.execute(checks.VIEWS)
-        return _judge(database, run)
+        return _judge(database, run, is_finished=is_finished)
 
 
 def _say_nothing(doing: str) -> None:
     pass
 
 
-def _was_closed(run: Path) -> bool:
+def _told(run: Path) -> dict[str, Any]:
+    """What the run says of itself."""
     path = run / "run.json"
     try:
         told = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     except msgspec.DecodeError as error:
         raise VerifyError(f"RUN {path} is not JSON: {error}; replay the log again") from error
-    return isinstance(told, dict) and told.get("close_at_end") is True
+    return told if isinstance(told, dict) else {}
 
 
 def _join(database: duckdb.DuckDBPyConnection, settings: Settings, *, is_complete: bool) -> None:
@@ -103,7 +120,7 @@ def _join(database: duckdb.DuckDBPyConnection, settings: Settings, *, is_complet
     database.execute(sql.expected_examples(settings.labels.method))
 
 
-def _judge(database: duckdb.DuckDBPyConnection, run: Path) -> Verdict:
+def _judge(database: duckdb.DuckDBPyConnection, run: Path, *, is_finished: bool) -> Verdict:
     def count(query: str, **parameters: Any) -> int:
         return int(_one(database, f"SELECT count(*) FROM {query}", **parameters))
 
@@ -137,12 +154,17 @@ def _judge(database: duckdb.DuckDBPyConnection, run: Path) -> Verdict:
     elsewhere = {door: count("got_side WHERE door = $door AND kind = 'click'", door=door) for door in DOORS[1:]}
     elsewhere["open"] = count(checks.OPEN_CLICKS)
     logged = count("record WHERE kind = 1")
-    elsewhere["unaccounted"] = logged - clicked - sum(elsewhere.values())
+    left = logged - clicked - sum(elsewhere.values())
+    elsewhere["unaccounted"] = max(left, 0)
+    shown = int(_one(database, "SELECT count(DISTINCT impression_id) FROM example"))
+    known = shown - count(checks.STRANGERS)
     return Verdict(
         records=count("source"),
         checks=tuple(found),
-        clicks=ClickCoverage(logged=logged, clicked=clicked, elsewhere=elsewhere),
+        clicks=ClickCoverage(logged=logged, clicked=clicked, elsewhere=elsewhere, surplus=max(-left, 0)),
         open=still_open,
+        is_finished=is_finished,
+        is_of_another_log=known < KNOWN_SHARE * shown,
     )
 
 

@@ -93,6 +93,10 @@ WHERE rank < previous
 ORDER BY line
 """
 
+STRANGERS = """
+(SELECT DISTINCT impression_id FROM example ANTI JOIN (SELECT id AS impression_id FROM record WHERE kind = 0) USING (impression_id))
+"""
+
 OPEN_CLICKS = """
 (SELECT fate.n FROM fate JOIN record USING (n) WHERE kind = 1 AND fate = 'open'
  UNION ALL SELECT click_n FROM shown WHERE click_n IS NOT NULL AND shown.t + click_window() >= final_watermark())

@@ -59,7 +59,7 @@ class Envelope:
         self._is_text = is_text
         self._id_path = fields.impression_id.split(".")
         self._time_path = fields.event_time.split(".")
-        self._features_path = fields.features.split(".")
+        self._features_path = fields.features.split(".") if fields.features else []  # none: the whole record
         self._served_path = fields.served.split(".")
         self._value_path = fields.value.split(".")
         self._decode = json.JSONDecoder(parse_constant=_no_constant if is_text else None).decode

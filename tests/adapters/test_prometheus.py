@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.request
 from collections.abc import Callable
 
@@ -147,6 +148,11 @@ def test_before_the_first_record_there_is_no_watermark_and_no_loss() -> None:
         assert registry.get_sample_value(f"afterclick_{name}") is None
 
 
+def test_a_watermark_ahead_of_the_newest_event_lags_by_nothing() -> None:
+    registry = registry_of(RunMetrics(watermark_ms=144_000, max_event_time_ms=100_000))
+    assert registry.get_sample_value("afterclick_watermark_lag_seconds") == 0
+
+
 def test_a_loss_that_is_not_finite_is_absent() -> None:
     assert registry_of(RunMetrics(last_loss=float("nan"))).get_sample_value("afterclick_loss_nats") is None
 
@@ -226,7 +232,7 @@ def test_hostile_label_values_survive_the_text_format() -> None:
 
 
 def test_serves_over_http_until_closed() -> None:
-    with serve(RunCollector(lambda: RUN), 0, host="127.0.0.1") as server:
+    with serve(RunCollector(lambda: RUN), 0) as server:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
             text = answer.read().decode()
         assert "afterclick_steps_total 9.0" in text
@@ -235,6 +241,12 @@ def test_serves_over_http_until_closed() -> None:
     server.close()
     with serve(RunCollector(lambda: RUN), port, host="127.0.0.1") as again:
         assert again.port == port
+
+
+def test_only_this_machine_is_answered_unless_asked_otherwise() -> None:
+    with serve(RunCollector(lambda: RUN), 0) as server, pytest.raises(OSError, match=r"refused|requested address"):
+        # What listens on every address answers here too.
+        socket.create_connection(("127.0.0.2", server.port), timeout=1)
 
 
 def test_a_port_in_use_is_named_with_what_to_do() -> None:

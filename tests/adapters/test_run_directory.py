@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -23,17 +22,8 @@ def content(path: Path) -> bytes:
     return unpacked(path) if path.suffix == ".zst" else path.read_bytes()
 
 
-_HELD: dict[Path, RunDirectory] = {}
-
-
 def run_of(tmp_path: Path) -> RunDirectory:
-    """The run directory, as by a process of its own: the one before has died and let go of it, without closing a file."""
-    before = _HELD.pop(tmp_path, None)
-    if before is not None and before._held >= 0:
-        os.close(before._held)
-        before._held = -1
-    _HELD[tmp_path] = RunDirectory(tmp_path / "run", NAMES)
-    return _HELD[tmp_path]
+    return RunDirectory(tmp_path / "run", NAMES)
 
 
 def test_a_directory_that_another_replay_writes_is_refused_until_it_is_closed(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.schema import Feature
 from streaming.adapters.files import LogError
 from streaming.lab.check import check_log
 from streaming.lab.findings import LogFindings, Problem
 from streaming.lab.following import Column, follow
 from streaming.lab.raw_lines import raw_lines
-from streaming.settings import Settings, parse
+from streaming.settings import Labels, Settings, parse
 
 START = 1_700_000_000_000
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -164,20 +165,25 @@ def other_years(log: Log) -> Log:
 
 
 WRONG: list[tuple[Callable[[Log], Log], str, str, str]] = [
-    (seconds, "error", "malformed: all 400 clicks, because: event_time_ms is", 'log.clicks.time_unit = "s"'),
-    (other_ids, "error", "without an impression in this log: all 400 clicks", "is [log.clicks] impression_id the id"),
+    (
+        seconds,
+        "error",
+        "malformed: all 400 clicks, because: event_time_ms is 1700000030, which looks like seconds: set log.clicks.time_unit",
+        "For example clicks.jsonl:1. They go",
+    ),
+    (other_ids, "error", "without an impression in this log: all 400 clicks", "Is [log.clicks] impression_id the id"),
     (
         lost_impressions,
         "warning",
         "without an impression in this log: 40 of 400 clicks (10 %)",
         "lost or older than the log",
     ),
-    (lost_clicks, "warning", "of an impression without a click: 1 of 80 conversions (1.25 %)", "view-through"),
+    (lost_clicks, "warning", "of an impression without a click: 1 of 80 conversions (1.25 %)", "View-through"),
     (
         slow_clicks,
         "warning",
         "so that they do not count: all 400 clicks",
-        "set windows.click_window_ms = 600000 (10 min)",
+        "Set windows.click_window_ms = 600000 (10 min)",
     ),
     (
         local_time,
@@ -198,11 +204,11 @@ WRONG: list[tuple[Callable[[Log], Log], str, str, str]] = [
         stragglers,
         "warning",
         "out of order by more than out_of_orderness_ms = 10 s: 38 of",
-        "set event_time.out_of_orderness_ms = 300000",
+        "Set event_time.out_of_orderness_ms = 300000",
     ),
-    (no_conversions, "warning", "there are no conversions", "only the click rate"),
+    (no_conversions, "warning", "there are no conversions", "Only the click rate"),
     (no_clicks, "error", "there are no clicks", "clicks.jsonl or a folder clicks/"),
-    (all_clicked, "warning", "clicked: all 2,001 impressions", "were only clicked impressions logged?"),
+    (all_clicked, "warning", "clicked: all 2,001 impressions", "Were only clicked impressions logged?"),
     (other_years, "error", "the streams do not overlap in time", "the same days"),
 ]
 
@@ -217,6 +223,60 @@ def test_what_is_wrong_with_a_log_is_told(
     assert remedy in problem.remedy
     ranks = [["error", "warning", "note"].index(problem.severity) for problem in found.problems]
     assert ranks == sorted(ranks)
+
+
+def test_a_cause_is_told_once_and_without_its_place_in_the_line(tmp_path: Path) -> None:
+    (tmp_path / "clicks.jsonl").write_bytes(b'{"impression_id":}\n{"impression_id" :}\n')
+    problem = told(check_log(tmp_path, FITTING), "malformed: all 2 clicks, because: not JSON")
+    assert "(byte" not in problem.what + problem.remedy
+    assert "not JSON" not in problem.remedy
+    assert problem.remedy.startswith("For example clicks.jsonl:1. They go to dead_letters.jsonl.")
+
+
+def test_a_feature_that_no_record_has_is_told_with_what_is_there(tmp_path: Path) -> None:
+    log = a_log()
+    log["impressions"][7]["features"] = {"x": 1, "rare": 2, "item": {"id": "b"}}
+    features = (
+        Feature(name="x", kind="categorical"),
+        Feature(name="itm", kind="categorical"),
+        Feature(name="thing", kind="categorical", path="item.di"),
+        Feature(name="rare", kind="numeric"),
+        Feature(name="cross", kind="crossed", inputs=("x", "itm")),
+    )
+    found = check_log(written(tmp_path, log), msgspec.structs.replace(FITTING, features=features))
+    assert [problem.severity for problem in found.problems] == ["warning"] * 3
+    itm = told(found, "feature itm has a value in none of 2,001 impressions looked at")
+    assert itm.remedy == "Is the name or path right? Seen and not in the settings: item.id"
+    told(found, "feature thing (path item.di) has a value in none")
+    told(found, "feature rare has a value in 1 of 2,001")
+
+
+def test_a_method_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    settings_ = msgspec.structs.replace(FITTING, labels=Labels(method="matured"))
+    problem = told(check_log(written(tmp_path, a_log()), settings_), 'there is no labels.method "matured"')
+    assert (problem.severity, problem.remedy) == ("error", "Set it to one of mature, window, oracle")
+
+
+def test_what_only_follows_from_unreadable_impressions_is_not_told_too(tmp_path: Path) -> None:
+    log = a_log()
+    log["impressions"] = [{"id": record["impression_id"]} for record in log["impressions"]]
+    found = check_log(written(tmp_path, log), FITTING)
+    assert [problem.severity for problem in found.problems] == ["error"]
+    assert "malformed: all 2,001 impressions" in found.problems[0].what
+
+
+@pytest.mark.parametrize(("days", "cause"), [(3, "the window may be too short"), (900, "the clock that stamped them")])
+def test_a_last_conversion_beyond_the_window_is_not_blamed_on_the_clock(days: int, cause: str, tmp_path: Path) -> None:
+    log = a_log()
+    log["impressions"].pop()
+    late = log["conversions"][-1]
+    late["event_time_ms"] += days * 24 * HOUR
+    strict = msgspec.structs.replace(FITTING, event_time=Settings().event_time)
+    found = check_log(written(tmp_path, log), strict)
+    assert found.streams[2].future == 1
+    problem = told(found, "1 of 80 conversions (1.25 %)")
+    assert cause in problem.remedy.lower()
+    assert ("attribution_window_ms = 6 h" in problem.what) == (days == 3)
 
 
 def test_an_hour_without_clicks_where_few_were_due_is_no_gap(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_with_the_log_its_records_and_features_are_told(run: Path, log: Path) ->
     ]
     assert [record.value for record in found.logged] == [None, 9.5]
     assert ("feature user", '{"age":31}') in found.rows()
-    assert ("2023-11-14 22:13:20 UTC +000 ms", "impression: impressions.jsonl:1") in found.rows()
+    assert ("2023-11-14 22:13:20.000 UTC", "impression: impressions.jsonl:1") in found.rows()
 
 
 def test_an_open_click_says_until_when_and_how_far_the_run_came(run: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.adapters.files import LogError
+from streaming.lab.check import check_log
 from streaming.lab.clocks import futures_of
 from streaming.lab.columns import suggest
 from streaming.lab.durations import CLEAN_MS, clean_above, clean_near
@@ -267,10 +268,73 @@ def test_of_several_ids_the_one_that_links_the_streams_is_taken() -> None:
 
 def test_what_cannot_be_found_is_a_warning_to_fill_in(tmp_path: Path) -> None:
     text = suggest_settings(written(tmp_path, {"impressions": [{"who": n, "when": "noon"} for n in range(9)]}))
-    for name in ("impression_id", "event_time_ms", "features"):
+    for name in ("impression_id", "event_time_ms"):
         assert f"# WARNING: no field of the impressions looks like {name}: name it here." in text.splitlines()
     assert "WARNING: no usable features were found" in text
     assert parse(text).windows.click_window_ms == Settings().windows.click_window_ms
+
+
+def flat(log: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    shown = [
+        {"request_id": r["impression_id"], "timestamp": r["event_time_ms"], "served": {"pctr": 0.1, "pcvr": 0.1}}
+        | r["features"]
+        for r in log["impressions"]
+    ]
+    facts = {
+        stem: [{"request_id": r["impression_id"], "timestamp": r["event_time_ms"]} for r in log[stem]]
+        for stem in ("clicks", "conversions")
+    }
+    return {"impressions": shown, **facts}
+
+
+@pytest.mark.parametrize("write", [written, lambda folder, log: [as_parquet(folder, *item) for item in log.items()]])
+def test_a_flat_record_is_its_own_features_without_its_envelope(
+    write: Callable[[Path, dict[str, list[Record]]], object], log: Path, tmp_path: Path
+) -> None:
+    write(tmp_path, flat(a_log()))
+    found = suggested(tmp_path)
+    assert found.log.impressions == Fields(impression_id="request_id", event_time="timestamp", features="")
+    assert found.features == suggested(log).features
+    text = suggest_settings(tmp_path)
+    assert "the records are flat" in text
+    assert "WARNING" not in text
+    assert check_log(tmp_path, found).streams[0].malformed == 0
+
+
+def test_the_only_object_holds_the_features_whatever_its_name_and_of_several_a_person_must_choose() -> None:
+    record = {"request_id": "r", "ts": START, "meta": {"host": "h"}}
+    assert find_fields("impressions", [record]).fields.features == "meta"
+    found = find_fields("impressions", [record | {"user": {"age": 3}}])
+    assert (found.fields.features, found.lacking) == ("features", {"features": ["meta", "user"]})
+    # what holds the envelope or was served is no candidate
+    enveloped = {"meta": {"request_id": "r"}, "ts": START, "served": {"pctr": 0.5}, "user": {"age": 3}}
+    assert find_fields("impressions", [enveloped]).fields.features == "user"
+
+
+def test_candidates_for_the_features_are_listed(tmp_path: Path) -> None:
+    shown = [{"request_id": f"r{n}", "ts": START + n, "meta": {"a": n}, "user": {"b": n}} for n in range(9)]
+    text = suggest_settings(written(tmp_path, {"impressions": shown}))
+    words = " ".join(line.removeprefix("# ") for line in text.splitlines())
+    assert "no field of the impressions looks like features: name it here. It may be one of these: meta, user." in words
+
+
+@pytest.mark.parametrize(("unit", "time"), UNITS, ids=[unit for unit, _ in UNITS])
+def test_the_only_field_of_times_is_the_event_time_whatever_its_name(unit: str, time: Callable[[int], Any]) -> None:
+    shown = [
+        {"request_id": f"r{n}", "when": time(START + n), "count": n, "features": {"born": START}} for n in range(9)
+    ]
+    found = find_fields("impressions", shown)
+    assert (found.fields.event_time, found.fields.time_unit, found.lacking) == ("when", unit, {})
+    two = find_fields("impressions", [record | {"until": record["when"]} for record in shown])
+    assert two.lacking == {"event_time_ms": ["when", "until"]}
+    assert find_fields("impressions", [*shown, {"request_id": "r", "when": "soon"}]).fields.event_time != "when"
+
+
+def test_features_that_break_inside_their_object_stop_no_look(tmp_path: Path) -> None:
+    lines = [b'{"impression_id":"i%d","event_time_ms":%d,"features":{"a":%s}}' % (n, START + n, b"1e999" if n else b"5")
+             for n in range(9)]  # fmt: skip
+    (tmp_path / "impressions.jsonl").write_bytes(b"\n".join(lines))
+    assert take_sample(tmp_path).columns == {"a": [5]}
 
 
 def test_damage_is_told_and_what_stands_before_it_is_used(tmp_path: Path) -> None:
@@ -333,7 +397,9 @@ def test_the_length_of_a_log_is_known_from_its_end_not_from_its_first_records(tm
 
 def test_rates_of_1_are_clamped_so_that_the_head_bias_stays_finite(tmp_path: Path) -> None:
     shown = [{"impression_id": f"i{n}", "event_time_ms": START + n * 1000, "features": {}} for n in range(50)]
-    assert suggested(written(tmp_path, {"impressions": shown, "clicks": shown})).network.prior_ctr == 0.9
+    assert suggested(written(tmp_path, {"impressions": shown, "clicks": shown})).network.prior_ctr == 0.98
+    line = next(line for line in suggest_settings(tmp_path).splitlines() if line.startswith("prior_ctr"))
+    assert "seen: 50 clicks on 50 impressions; capped, since from a start nearer to 1 the model takes long" in line
 
 
 @settings(deadline=None)

@@ -142,6 +142,30 @@ def test_without_a_log_no_truth_is_shown(ordinary: tuple[FabricatedRun, Reader],
     assert "holds no truth.parquet" in read(write_report(made.run, log=tmp_path)).text
 
 
+def test_titles_claim_nothing_that_figures_could_deny(ordinary: tuple[FabricatedRun, Reader]) -> None:
+    _, page = ordinary
+    for title, subtitle in (
+        ("Calibration", "; 1 is right"),
+        ("Normalised entropy", "lower is better"),
+        ("AUC", "one half is chance"),
+    ):
+        assert re.search(rf"{title} (Predicted|Log loss|The share)[^.]*{subtitle}", page.text)
+    titles = [
+        (attributes["aria-label"] or "").partition(".")[0]
+        for _, attributes in page.elements
+        if attributes.get("class") == "plot"
+    ]
+    assert len(titles) == len(page.pictures)
+    assert not re.search(r"\b(stands|stays|settles|falls|keep|above|below)\b", " ".join(titles))
+
+
+def test_a_run_without_conversions_says_so_beside_its_delays(tmp_path: Path) -> None:
+    made = fabricate_run(tmp_path, impressions=600, cvr=0.0)
+    text = read(write_report(made.run)).text
+    delays = text[text.index("Label delay", text.index("Reliability ")) : text.index("What was read, what was joined")]
+    assert "no value no conversions yet among clicks whose attribution window has passed" in delays
+
+
 def test_open_hours_are_grey_and_alone(ordinary: tuple[FabricatedRun, Reader]) -> None:
     made, page = ordinary
     assert any(not hour.is_complete for hour in made.metrics.hours)

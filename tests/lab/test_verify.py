@@ -300,6 +300,61 @@ def test_a_run_that_says_it_closed_is_taken_at_its_word(wild: tuple, tmp_path: P
     assert not any(verdict.open.values())
 
 
+@pytest.mark.parametrize(("told", "is_finished"), [("true", True), ("false", False), (None, True)])
+def test_a_run_that_did_not_come_to_the_end_says_so_first(
+    wild: tuple, tmp_path: Path, told: str | None, is_finished: bool
+) -> None:
+    run = write_run(tmp_path, simulate(wild[0]))
+    (run / "run.json").write_text("{}" if told is None else f'{{"close_at_end": false, "is_finished": {told}}}')
+    verdict = verify(wild[1], run)
+    assert not broken(verdict)
+    assert verdict.is_finished == verdict.agreed == is_finished
+    assert verdict.lines()[0].startswith(
+        "agreed" if is_finished else "RUN did not come to the end of LOG (it was stopped"
+    )
+
+
+def test_an_unfinished_run_whose_files_break_off_is_told_to_go_on(wild: tuple, tmp_path: Path) -> None:
+    run = write_run(tmp_path, simulate(wild[0]))
+    with (run / "late.jsonl").open("a") as late:
+        late.write('{"door": "la')
+    for is_finished, words in (
+        ("false", r"^RUN did not come to the end of LOG .*--resume.*late\.jsonl"),
+        ("true", r"^late\.jsonl"),
+    ):
+        (run / "run.json").write_text(f'{{"is_finished": {is_finished}}}')
+        with pytest.raises(VerifyError, match=words):
+            verify(wild[1], run)
+
+
+def test_a_run_of_another_log_is_called_one_and_no_count_is_negative(tmp_path: Path) -> None:
+    def log_of(name: str, clicks: int) -> dict[str, list[bytes]]:
+        def records(count: int, at: int) -> list[bytes]:
+            return [
+                json.dumps(
+                    {"impression_id": f"{name}{i}", "event_time_ms": BASE_MS + 9 * i + at, "features": {}}
+                ).encode()
+                for i in range(count)
+            ]
+
+        return {"impressions.jsonl": records(150, 0), "clicks.jsonl": records(clicks, 1)}
+
+    log, other = write_log(tmp_path, log_of("a", 20)), simulate(log_of("b", 120))
+    (tmp_path / "other").mkdir()
+    verdict = verify(log, write_run(tmp_path / "other", other))
+    assert verdict.is_of_another_log
+    assert not verdict.agreed
+    assert verdict.lines()[0].startswith("RUN is of another log: ")
+    assert verdict.clicks.surplus > 0
+    assert verdict.clicks.elsewhere["unaccounted"] == 0
+    assert any(f"{verdict.clicks.surplus} more in the run than in the log" in line for line in verdict.lines())
+    assert not any("-" in line for line in verdict.lines() if line.startswith("clicks"))
+    (tmp_path / "own").mkdir()
+    own = verify(log, write_run(tmp_path / "own", simulate(log_of("a", 20))))
+    assert own.agreed
+    assert not own.is_of_another_log
+
+
 def test_a_log_of_one_stream_and_an_empty_run_agree(tmp_path: Path) -> None:
     files = {
         "impressions.jsonl": [json.dumps({"impression_id": "a", "event_time_ms": BASE_MS, "features": {}}).encode()]
@@ -324,7 +379,7 @@ def test_a_run_without_examples_is_refused(wild: tuple, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("")
     with pytest.raises(VerifyError, match=r"holds no examples\.jsonl\.zst"):
         verify(wild[1], tmp_path)
-    with pytest.raises(SettingsError, match="does not exist"):
+    with pytest.raises(VerifyError, match=r"RUN .*nowhere is no run: it has no settings\.toml$"):
         verify(wild[1], tmp_path / "nowhere")
 
 

@@ -95,6 +95,23 @@ def test_a_key_that_holds_a_dot_is_found_before_a_path() -> None:
     assert decode_one(line, CLICK, fields) == Click("key", T0)
 
 
+FLAT = Fields(impression_id="request", event_time="at", features="")
+
+
+def test_a_flat_record_is_its_own_features_object() -> None:
+    line = b' {"request":"r7","at":1767571200000,"item":"\xc3\xa9","features":{"a":1}}\r'
+    assert values_of(decode_one(line, IMPRESSION, FLAT)) == ("r7", T0, line.strip(), None, None)
+    for broken, reason in (
+        (b"[1]", "not a JSON object but list"),
+        (b'"features":{', "not JSON"),
+        (b'{"request":"r","at":1767571200000,"item":"\xff"}', "not UTF-8"),
+        (b'{"at":1767571200000,"item":"a"}', "`impression_id`"),
+    ):
+        refused = decode_one(broken, IMPRESSION, FLAT)
+        assert isinstance(refused, Malformed)
+        assert reason in refused.reason
+
+
 @pytest.mark.parametrize(
     ("unit", "written", "expected_ms"),
     [
@@ -180,6 +197,17 @@ def test_a_time_that_is_none_in_its_unit_is_refused(unit: str, line: bytes, reas
     refused = decode_one(line, CLICK, msgspec.convert({"time_unit": unit, "event_time": "t"}, Fields))
     assert isinstance(refused, Malformed)
     assert reason in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("written", "is_iso"),
+    [("2026-01-05 01:07:59+00", True), ("2026-01-05", True), ("noon", False), ("1700010100000", False)],
+)
+def test_a_text_that_reads_as_iso_8601_is_told_the_setting_for_it(written: str, is_iso: bool) -> None:
+    refused = decode_one(b'{"impression_id":"i","event_time_ms":"%s"}' % written.encode())
+    assert isinstance(refused, Malformed)
+    reason = f"event_time_ms: expected a whole number of ms, got {written!r}"
+    assert refused.reason == reason + (': set log.clicks.time_unit = "iso8601"' if is_iso else "")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ _TERMS = {
     "NE": "normalised entropy: log loss over that of always saying the mean rate of the same rows.",
     "log loss": "in nats a row.",
     "ECE": "expected calibration error: mean distance of prediction and label rate over bins of equally many rows; never 0 on finitely many.",
-    "AUC": "of a random positive and a random negative, the chance that the positive is scored higher; ties count half. Exact, from the files.",
+    "AUC": "of a random positive and a random negative, the chance that the positive is scored higher; ties count half. Exact, from the files; metrics.json, the "
+    "command line and Prometheus take it from 1,000 buckets of the score, so that theirs may differ in the third digit, by `auc_error` at most.",
     "complete": "an hour of impressions is complete when the watermark has passed its end and every window that its labels need. CTR and CTCVR "
     "count whole hours only, else clicks would be missing where their neighbours are in; CVR counts a click once its outcome is known.",
     "CTR, CVR, CTCVR": "clicks of impressions; conversions of clicks; conversions of impressions. CVR is scored when a click's attribution "

@@ -101,15 +101,15 @@ def over_time(report: Page, metrics: RunMetrics, sums: RunSums) -> None:
     why = "no positives yet" if hours else "no prediction has met a label yet"
     each = f"each point {page.duration(size)} of impressions"
     calibration = report.picture(
-        f"Calibration stays on 1 ({each})",
-        "Predicted over observed positives, with 95 % intervals. Hollow grey: labels of that time are still open, so that "
+        f"Calibration ({each})",
+        "Predicted over observed positives, with 95 % intervals; 1 is right. Hollow grey: labels of that time are still open, so that "
         "observed positives may be too few; what lies outside the frame is in the table.",
         figures.over_time(_lines(points["calibration"]), "sum p / sum y", is_ratio=True),
         why,
     )
     entropy = report.picture(
-        f"Normalised entropy falls and stays low ({each})",
-        "Log loss over the entropy of that time's own share of positives: below 1, the model knows more than the mean.",
+        f"Normalised entropy ({each})",
+        "Log loss over the entropy of that time's own share of positives: lower is better, below 1 the model knows more than the mean.",
         figures.over_time(_lines(points["normalized_entropy"]), "NE"),
         why,
     )
@@ -176,8 +176,8 @@ def _against_truth(report: Page, sums: RunSums) -> Html:
         if ratio:
             points.setdefault(key, []).append(Point(when=page.moment(start), value=ratio, hover=f"{n:,} rows"))
     picture = report.picture(
-        f"Against the truth: predicted over true probability stays on 1 (each point {page.duration(size)})",
-        "No label enters, so there is no noise of labels and nothing is open. CVR is over the clicked impressions.",
+        f"Against the truth: predicted over true probability (each point {page.duration(size)})",
+        "1 is right. No label enters, so there is no noise of labels and nothing is open. CVR is over the clicked impressions.",
         figures.over_time(_lines(points), "sum p / sum of true p", is_ratio=True),
         "no prediction has a known truth",
     )

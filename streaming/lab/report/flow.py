@@ -70,12 +70,12 @@ def label_delays(report: Page, sums: RunSums, windows: Windows | None) -> None:
         for q in (0.5, 0.9, 0.95)
         if seconds
     ]
-    tables = [page.table(("conversions within", "share"), rows), page.table(("", "delay"), quantiles)] if rows else []
+    tables = [page.table(("conversions within", "share"), rows), page.table(("", "delay"), quantiles)]
     report.section(
         "delays",
         "Label delay",
         "How long after its click a conversion comes, by event time: why a fresh model cannot wait for its labels.",
-        page.pair(picture, page.joined(tables)),
+        page.pair(picture, page.joined(tables) if rows else page.no_value(why)),
     )
 
 
@@ -108,7 +108,7 @@ def volumes(report: Page, sums: RunSums, metrics: RunMetrics) -> None:
     why = "nothing has left the join yet" if sums.has_examples else _NO_EXAMPLES
     until = None if metrics.watermark_ms is None else page.moment(metrics.watermark_ms)
     joined = report.picture(
-        f"Joined facts keep their daily rhythm (bars of {page.duration(size)})",
+        f"Joined facts (bars of {page.duration(size)})",
         "By their own event time. An impression counts once its click label is out, so the last bars before the watermark "
         "(dotted) are still filling. A gap in one stream alone is a fault.",
         flow_figures.volumes(panels, size, until),
@@ -177,8 +177,8 @@ def training(report: Page, sums: RunSums, metrics: RunMetrics) -> None:
     kappa = [Point(when=page.moment(hour.hour_ms), value=hour.kappa) for hour in hours if hour.kappa is not None]
     why = "no batch has been learned yet" if sums.has_examples else _NO_EXAMPLES
     kappa_picture = report.picture(
-        "Kappa settles near the mass that a click teaches in all",
-        "Mean weight of UNCLICKED rows, by hour of due time: conversion mass taught for each click seen. It starts at 0.",
+        "Kappa",
+        "Mean weight of UNCLICKED rows, by hour of due time: conversion mass taught for each click seen. It starts at 0; in a steady stream it comes to the mass that a click teaches in all.",
         figures.over_time([Line(name="kappa", colour=COLOURS["ctcvr"], points=kappa)], "kappa", reference=None),
         why,
     )

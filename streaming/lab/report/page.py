@@ -163,8 +163,7 @@ class Page:
         """A picture under its title; where there is none, the reason in its place."""
         words = joined([element("h3", title), element("p", caption, class_="caption")])
         if figure is None:
-            empty = element("div", element("span", "no value"), element("small", reason), class_="empty")
-            return element("figure", words, empty)
+            return element("figure", words, no_value(reason))
         self._pictures += 1
         name = f"picture-{self._pictures}"
         # Rounded on the way in and without NaN: what cannot be drawn must have been left out by who made it.
@@ -201,6 +200,11 @@ _DRAW = """function draw(name, figure) {
   addEventListener("DOMContentLoaded", () =>
     Plotly.newPlot(name, figure.data, figure.layout, {responsive: true, displayModeBar: false}));
 }"""
+
+
+def no_value(reason: str) -> Html:
+    """A box in the place of a picture or of tables that cannot be drawn: that there is no value, and why."""
+    return element("div", element("span", "no value"), element("small", reason), class_="empty")
 
 
 def pair(figure: str, beside: str) -> Html:

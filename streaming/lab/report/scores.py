@@ -138,8 +138,8 @@ def headline(report: Page, scored: list[Scored], metrics: RunMetrics, facts: Htm
             rows.append((name, page.count(true.n), page.count(true.sum_y), *_figures(true, true.auc, why, why)))
     pictures = page.grid(
         report.picture(
-            "Calibration stands on 1",
-            "Predicted over observed positives, with its 95 % interval from the number of positives.",
+            "Calibration",
+            "Predicted over observed positives; 1 is right. With its 95 % interval from the number of positives.",
             figures.dots(
                 [_dot(one, "calibration") for one in scored if one.run.calibration],
                 "sum p / sum y",
@@ -149,8 +149,8 @@ def headline(report: Page, scored: list[Scored], metrics: RunMetrics, facts: Htm
             "no positives yet",
         ),
         report.picture(
-            "Normalised entropy is below 1",
-            "Log loss over that of always saying the mean: lower is better, 1 has learned nothing.",
+            "Normalised entropy",
+            "Log loss over that of always saying the mean: lower is better, at 1 and above nothing is gained.",
             figures.dots(
                 [_dot(one, "normalized_entropy") for one in scored if one.run.normalized_entropy is not None],
                 "NE",
@@ -159,8 +159,8 @@ def headline(report: Page, scored: list[Scored], metrics: RunMetrics, facts: Htm
             "no positives yet, or nothing else",
         ),
         report.picture(
-            "AUC is above one half",
-            "The share of (positive, negative) pairs in the right order, exact, from the files.",
+            "AUC",
+            "The share of (positive, negative) pairs in the right order, exact, from the files; one half is chance.",
             figures.dots(
                 [
                     Dot(
