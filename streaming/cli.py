@@ -253,10 +253,8 @@ def verify(log: Log, run: Run, as_json: Json = False) -> None:
     else:
         for line in verdict.lines():
             OUT.print(line, markup=False, style="red" if line.startswith("DIFFERS") else None)
-        OUT.print(
-            "agreed on everything" if verdict.agreed else "not agreed: see above",
-            style="green" if verdict.agreed else "red",
-        )
+        differ = "the run and the log DIFFER" if verdict.is_finished else "not agreed: see the first line"
+        OUT.print("agreed on everything" if verdict.agreed else differ, style="green" if verdict.agreed else "red")
     if not verdict.agreed:
         raise typer.Exit(1)
 
