@@ -26,7 +26,7 @@ class Lines:
     """A block of consecutive records of one file, as bytes.
 
     Args:
-        first_line: number of the first one, from 1. lines: without their ends; empty ones are skipped but counted.
+        first_line: number of the first one, from 1. lines: without their ends; blank ones are skipped but counted.
         start: bytes of the (unpacked) file before the first one.
     """
 
@@ -138,7 +138,11 @@ class LogFile:
         events = self._decoder.decode(lines)
         bad = [index for index, event in enumerate(events) if type(event) is Malformed]
         if bad:
-            self._malformed += [(int(numbers[i]), lines[i], events[i]) for i in bad]  # type: ignore[misc]
+            self._malformed += [
+                (int(numbers[i]), lines[i], events[i])  # type: ignore[misc]
+                for i in bad
+                if not lines[i].isspace()
+            ]
             good = np.delete(np.arange(len(events)), bad)
             lines, events, ends, numbers = (
                 [lines[i] for i in good],

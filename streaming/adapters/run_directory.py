@@ -108,6 +108,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"--out {path} is being written by another replay: wait for it or end it, or choose another directory"
             ) from None
+        self._names = names
         self._files = {name: OutputFile(path / name) for name in names}
 
     @property
@@ -126,11 +127,17 @@ class RunDirectory:
         return {name: file.sync() for name, file in self._files.items()}
 
     def cut_back(self, lengths: Mapping[str, int]) -> None:
-        """Brings every output file back to a length that `sync` gave; those that were not there then become empty."""
+        """Brings every output file back to a length that `sync` gave; those that were not there then become empty.
+
+        The files that it was made with are there from then on: one that nothing goes to is empty, not missing.
+        """
         for name in lengths:
             self._files.setdefault(name, OutputFile(self.path / name))
         for name, file in self._files.items():
             file.cut_back(lengths.get(name, 0))
+        for name in self._names:
+            with _naming(self.path / name):
+                (self.path / name).touch()
         refused = self.path / "batches_refused"
         if refused.is_dir():
             for path in refused.iterdir():

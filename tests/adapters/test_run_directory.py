@@ -88,7 +88,7 @@ def test_cut_back_to_the_start_everything_is_gone(tmp_path: Path) -> None:
     run.close()
     again = run_of(tmp_path)
     again.cut_back({})
-    assert (run.path / "late.jsonl").read_bytes() == b""
+    assert [(run.path / name).read_bytes() for name in NAMES] == [b"", b""]
     assert list((run.path / "batches_refused").iterdir()) == []
 
 

@@ -150,6 +150,10 @@ LOGS: dict[str, tuple[Log, Settings]] = {
         log_of([("a", -50_000), ("p", 9_500), ("b", 10_100), ("late", 8_800), *((f"i{n}", 30_000 + n) for n in range(40))]),
         SETTINGS,
     ),
+    "blank lines, some with a carriage return": (
+        {name: [part for line in lines for part in (b"\r", line + b"\r", b"", b" \t")] for name, lines in traffic(8, 60, 50_000).items()},
+        SETTINGS,
+    ),
     "clicks alone": (log_of([], [(f"i{n}", n) for n in MANY]), SETTINGS),
 }  # fmt: skip
 
@@ -167,7 +171,7 @@ def assert_every_record_has_left_by_one_door_or_is_still_there(
     pipeline: Pipeline, output: MemoryOutput, log: Log
 ) -> None:
     metrics = pipeline.metrics()
-    records = sum(len(list(filter(None, lines))) for lines in log.values())
+    records = sum(len([line for line in lines if line.strip()]) for lines in log.values())
     assert sum(metrics.events.values()) == records
     by_door = {door: len(output.rows(f"{door}.jsonl")) for door in SIDE_OUTPUTS}
     counted = {door: sum(kinds.values()) for door, kinds in metrics.side_outputs.items()}
@@ -195,6 +199,11 @@ def test_nothing_is_lost_and_blocks_do_not_matter(says: str) -> None:
         again, other = run(log, settings, block)
         assert other.files == output.files
         assert again.metrics() == whole.metrics()
+
+
+def test_blank_lines_are_no_records() -> None:
+    log, settings = LOGS["blank lines, some with a carriage return"]
+    assert "malformed" not in run(log, settings, 7)[0].metrics().events
 
 
 @pytest.mark.parametrize("says", LOGS)
