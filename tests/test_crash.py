@@ -120,7 +120,7 @@ def bytes_in(out: Path) -> int:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(10))
 def test_killed_at_moments_that_nobody_chose(
     mortals: Mortals, log: Path, config: Path, unharmed: dict[str, object], tmp_path: Path, seed: int
 ) -> None:
