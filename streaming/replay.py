@@ -175,6 +175,7 @@ class Replay:
             yield from self.pipeline.run(close_at_end=close_at_end)
             self._write_run(close_at_end=close_at_end, is_finished=True)
         finally:
+            gc.unfreeze()
             self._output.close()
 
     def _write_run(self, *, close_at_end: bool, is_finished: bool) -> None:
