@@ -27,8 +27,8 @@ class LeftSnapshot(msgspec.Struct, frozen=True, array_like=True):
 class Remembered:
     """Identities of impressions for a while after they left.
 
-    Unclicked ones are nearly all there is, so they are kept as a set of encoded ids and two queues in leaving order: about
-    118 B for an id of 16 characters (64 B bytes object, 38 B set slot, 8 + 8 B queues); a dict to times would be 160.
+    Unclicked ones are nearly all there is, so they are kept as a set of encoded ids and two queues in leaving order:
+    127 to 133 B for an id of 16 characters, by how full the set is (tests/bench/open_impression.py).
 
     Args:
         click_window_ms: an unclicked impression leaves this long after its event time.

@@ -168,7 +168,7 @@ class Replay:
 
     def run(self, *, close_at_end: bool = False) -> Iterator[int]:
         """Replays to the end; gives the number of records that went through, block by block."""
-        # What is loaded by now (torch, above all) stays: collections need not look at it again and again, 6 % of a replay.
+        # What is loaded by now (torch, above all) stays: collections need not look at it again and again.
         gc.freeze()
         try:
             self._write_run(close_at_end=close_at_end, is_finished=False)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import zstandard
 
 _LEVEL = 1
-"""zstandard level: 0.15 us an example line where level 3 takes 0.25 and saves a tenth of the size."""
+"""zstandard level: the fastest of the plain ones, since lines are written in the loop that learns."""
 
 
 class RunDirectoryError(Exception):
