@@ -156,9 +156,8 @@ class Table:
         )
         rows = self._admit(places, step)
         adagrad_(vectors, sums, gradient, rate=rate)
-        at = torch.from_numpy(rows).to(self._device)
-        self._vectors.index_copy_(0, at, vectors)
-        self._sums.index_copy_(0, at, sums)
+        _write(self._vectors, rows, vectors)
+        _write(self._sums, rows, sums)
         self._touched[rows] = step
 
     def _gather(self, stored: torch.Tensor, places: Places, fresh: Float32) -> torch.Tensor:
@@ -174,10 +173,10 @@ class Table:
 
     def _admit(self, places: Places, step: int) -> Int64:
         """Makes rows for the new ids; the rows of all of `places`, now final: (U,)."""
-        is_new = places.rows >= self._count
-        self._touched[places.rows[~is_new]] = step
         if not len(places.new_ids):
             return places.rows
+        is_new = places.rows >= self._count
+        self._touched[places.rows[~is_new]] = step  # before any row is taken from another
         room = len(places.new_ids) if self._max_rows is None else max(0, self._max_rows - self._count)
         freed = self._evict(len(places.new_ids) - room, step)
         added = len(places.new_ids) - len(freed)
@@ -252,6 +251,16 @@ class Table:
         self._index.insert(self._ids[:count], np.arange(count))
         self._evicted = [tensors["evicted"].numpy().copy()]
         self._count = count
+
+
+def _write(stored: torch.Tensor, rows: Int64, values: torch.Tensor) -> None:
+    """Lays (U, D) values over rows (U,) of `stored`."""
+    if stored.device.type == "cpu":
+        # Each row as one value of 4 D bytes: .18 ms for 9,400 rows of width 16, where index_copy_ takes .28 and plain numpy .6.
+        whole = np.dtype((np.void, stored.shape[1] * stored.element_size()))
+        stored.numpy().view(whole)[rows] = values.numpy().view(whole)
+    else:
+        stored.index_copy_(0, torch.from_numpy(rows).to(stored.device), values)
 
 
 def _grown(array: npt.NDArray[_Integer], capacity: int) -> npt.NDArray[_Integer]:

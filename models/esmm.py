@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
-from models.layers.mlp import Mlp, relu_backward_
 from models.layers.parameters import Parameters
+from models.layers.towers import Towers, relu_backward_
 from models.layers.workspace import Workspace
 from models.schema import Network, Task
 
@@ -42,20 +42,18 @@ class Esmm:
         self._half = widths[0]
         self._inputs = dict(inputs)
         self._workspace = Workspace(network.device)
-        self._towers = (Mlp("ctr", widths), Mlp("cvr", widths))
+        self._towers = Towers(_TOWERS, widths)
         self.parameters = Parameters(
             {
                 "entrance.shared.weight": (2 * self._half, inputs["shared"]),
                 "entrance.ctr.weight": (self._half, inputs["ctr"]),
                 "entrance.cvr.weight": (self._half, inputs["cvr"]),
                 "entrance.bias": (2 * self._half,),
-                **self._towers[0].shapes(),
-                **self._towers[1].shapes(),
+                **self._towers.shapes(),
             },
             device=network.device,
         )
-        for tower in self._towers:
-            tower.attach(self.parameters, self._workspace)
+        self._towers.attach(self.parameters, self._workspace)
         self._start(network)
         self._x: Mapping[Task, torch.Tensor] = {}
         self._hidden = torch.zeros(0, 2 * self._half)
@@ -72,10 +70,8 @@ class Esmm:
                 is_head = name.endswith(f".{head}.weight") or not self._has_hidden
                 bound = math.sqrt((1.0 if is_head else 6.0) / max(1, fan_in))
                 weight.copy_((torch.rand(weight.shape, generator=generator) * 2 - 1) * bound)
-        for number, (tower, prior) in enumerate(zip(self._towers, (network.prior_ctr, network.prior_cvr), strict=True)):
-            bias = (
-                value[f"{tower.name}.{head}.bias"] if self._has_hidden else value["entrance.bias"][number : number + 1]
-            )
+        for number, (tower, prior) in enumerate(zip(_TOWERS, (network.prior_ctr, network.prior_cvr), strict=True)):
+            bias = value[f"{tower}.{head}.bias"] if self._has_hidden else value["entrance.bias"][number : number + 1]
             bias.fill_(math.log(prior / (1 - prior)))
 
     def forward(self, x: Mapping[Task, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,14 +81,13 @@ class Esmm:
         torch.addmm(
             value["entrance.bias"], x["shared"], value["entrance.shared.weight"].t(), out=self._hidden
         )  # (B, 2H)
-        for task, half in zip(_TOWERS, self._halves(self._hidden), strict=True):
+        halves = self._halves(self._hidden)
+        for task, half in zip(_TOWERS, halves, strict=True):
             if self._inputs[task]:
                 half.addmm_(x[task], value[f"entrance.{task}.weight"].t())  # (B, H)
         if self._has_hidden:
             self._hidden.relu_()
-        ctr_logit, cvr_logit = (
-            tower.forward(half)[:, 0] for tower, half in zip(self._towers, self._halves(self._hidden), strict=True)
-        )
+        ctr_logit, cvr_logit = self._towers.forward(halves)[:, :, 0]
         return ctr_logit, cvr_logit
 
     def backward(self, ctr_slope: torch.Tensor, cvr_slope: torch.Tensor) -> dict[Task, torch.Tensor]:
@@ -104,12 +99,12 @@ class Esmm:
         """
         value, gradient, rows = self.parameters.value, self.parameters.gradient, ctr_slope.shape[0]
         slope = self._workspace.take("slope", rows, 2 * self._half)
-        for tower, half, own in zip(self._towers, self._halves(slope), (ctr_slope, cvr_slope), strict=True):
-            tower.backward(own[:, None], into=half)
+        halves = self._halves(slope)
+        self._towers.backward(torch.stack([ctr_slope, cvr_slope])[:, :, None], into=halves)
         if self._has_hidden:
             relu_backward_(slope, self._hidden)
         torch.sum(slope, 0, out=gradient["entrance.bias"])
-        parts = dict(zip(("shared", "ctr", "cvr"), (slope, *self._halves(slope)), strict=True))
+        parts = dict(zip(("shared", *_TOWERS), (slope, *halves), strict=True))
         slopes: dict[Task, torch.Tensor] = {}
         for task, width in self._inputs.items():
             slopes[task] = self._workspace.take(f"{task}.slope", rows, width)
@@ -117,5 +112,6 @@ class Esmm:
             torch.mm(parts[task], value[f"entrance.{task}.weight"], out=slopes[task])  # (B, columns)
         return slopes
 
-    def _halves(self, both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return both[:, : self._half], both[:, self._half :]
+    def _halves(self, both: torch.Tensor) -> torch.Tensor:
+        """(B, 2H) -> (2, B, H), a view: what each tower sees of it."""
+        return both.view(len(both), 2, self._half).transpose(0, 1)

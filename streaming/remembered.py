@@ -7,6 +7,10 @@ from collections import deque
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
+from xxhash import xxh3_128_intdigest
+
+_DIGEST_BYTES = 16
 
 
 class Left(NamedTuple):
@@ -18,17 +22,66 @@ class Left(NamedTuple):
 
 
 class LeftSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """`Remembered` as a value: (id, impression_ms) of the unclicked, (id, leave_ms, *Left) of the others."""
+    """`Remembered` as a value: digests and event times of the unclicked, (id, leave_ms, *Left) of the others."""
 
-    unclicked: list[tuple[str, int]]
+    unclicked: bytes  # 16 bytes each, most significant first
+    unclicked_ms: list[int]
     others: list[tuple[str, int, int, int | None, bool]]
+
+
+class _Times:
+    """A queue of ascending times, as offsets from the first: 4 bytes each, 8 while they span more than 49 days."""
+
+    def __init__(self) -> None:
+        self._base_ms = 0
+        self._offsets = array("I")
+        self._head = 0  # offsets that were dropped
+
+    def __getitem__(self, place: int) -> int:
+        return self._base_ms + self._offsets[self._head + place]
+
+    def append(self, at_ms: int) -> None:
+        if self._head == len(self._offsets):
+            self._base_ms, self._offsets, self._head = at_ms, array("I"), 0
+        try:
+            self._offsets.append(at_ms - self._base_ms)
+        except OverflowError:
+            self._offsets = array("q", self._offsets)
+            self._offsets.append(at_ms - self._base_ms)
+
+    def drop_below(self, bound_ms: int) -> int:
+        """Drops what is before the bound; says how many that were."""
+        offsets, head = self._offsets, self._head
+        bound, size = bound_ms - self._base_ms, len(offsets)
+        while head < size and offsets[head] < bound:
+            head += 1
+        dropped = head - self._head
+        self._head = head
+        if head > 4096 and head * 2 > size:
+            rest = np.array(self.to_list(), np.int64)
+            self._base_ms = int(rest[0]) if len(rest) else 0
+            offsets_of_rest = rest - self._base_ms
+            is_short = not len(rest) or int(offsets_of_rest[-1]) < 2**32
+            self._offsets = (
+                array("I", offsets_of_rest.astype(np.uint32).tobytes())
+                if is_short
+                else array("q", offsets_of_rest.tobytes())
+            )
+            self._head = 0
+        return dropped
+
+    def to_list(self) -> list[int]:
+        """The times that are left, in order."""
+        base_ms = self._base_ms
+        return [base_ms + offset for offset in self._offsets[self._head :]]
 
 
 class Remembered:
     """Identities of impressions for a while after they left.
 
-    Unclicked ones are nearly all there is, so they are kept as a set of encoded ids and two queues in leaving order:
-    127 to 133 B for an id of 16 characters, by how full the set is (tests/bench/open_impression.py).
+    Unclicked ones are nearly all there is, so they are kept as a set of digests of 128 bits and two queues in leaving order:
+    88 to 120 B however long ids are, by how full the set is (tests/bench/open_impression.py). That any two of a billion ids
+    share a digest has a chance of 1 in 10^21.
 
     Args:
         click_window_ms: an unclicked impression leaves this long after its event time.
@@ -44,10 +97,9 @@ class Remembered:
     def __init__(self, *, click_window_ms: int, hold_ms: int) -> None:
         self._unclicked_for_ms = click_window_ms + hold_ms
         self._hold_ms = hold_ms
-        self._ids: set[bytes] = set()
-        self._order: deque[bytes] = deque()
-        self._times = array("q")
-        self._head = 0  # entries of _times that are forgotten
+        self._ids: set[int] = set()
+        self._order: deque[int] = deque()
+        self._times = _Times()
         self._others: dict[str, Left] = {}
         self._others_order: deque[tuple[int, str]] = deque()
 
@@ -56,9 +108,9 @@ class Remembered:
 
     def add_unclicked(self, impression_id: str, impression_ms: int) -> None:
         """Remembers an impression that left unclicked; to be called in the order of leaving."""
-        key = impression_id.encode()
-        self._ids.add(key)
-        self._order.append(key)
+        digest = xxh3_128_intdigest(impression_id.encode())
+        self._ids.add(digest)
+        self._order.append(digest)
         self._times.append(impression_ms)
 
     def add(self, impression_id: str, leave_ms: int, left: Left) -> None:
@@ -68,9 +120,10 @@ class Remembered:
 
     def holds(self, impression_id: str, *, now_ms: int) -> bool:
         """Whether it is still remembered at a time that never falls from call to call."""
-        if impression_id.encode() in self._ids or impression_id in self._others:
+        digest = xxh3_128_intdigest(impression_id.encode())
+        if digest in self._ids or impression_id in self._others:
             self.forget(now_ms)
-            return impression_id.encode() in self._ids or impression_id in self._others
+            return digest in self._ids or impression_id in self._others
         return False
 
     def get(self, impression_id: str, *, now_ms: int) -> Left | None:
@@ -79,26 +132,21 @@ class Remembered:
             return None
         if impression_id in self._others:
             return self._others[impression_id]
-        return Left(self._times[self._head + self._order.index(impression_id.encode())], None, False)
+        digest = xxh3_128_intdigest(impression_id.encode())
+        return Left(self._times[self._order.index(digest)], None, False)
 
     def forget(self, now_ms: int) -> None:
         """Drops what is no longer to be remembered at this time."""
-        times, head = self._times, self._head
-        bound = now_ms - self._unclicked_for_ms
-        while head < len(times) and times[head] < bound:
+        for _ in range(self._times.drop_below(now_ms - self._unclicked_for_ms)):
             self._ids.discard(self._order.popleft())
-            head += 1
-        if head > 4096 and head * 2 > len(times):
-            del times[:head]
-            head = 0
-        self._head = head
         while self._others_order and self._others_order[0][0] + self._hold_ms < now_ms:
             del self._others[self._others_order.popleft()[1]]
 
     def snapshot(self) -> LeftSnapshot:
         """Everything remembered, as a value."""
         return LeftSnapshot(
-            unclicked=[(key.decode(), ms) for key, ms in zip(self._order, self._times[self._head :], strict=True)],
+            unclicked=b"".join(digest.to_bytes(_DIGEST_BYTES) for digest in self._order),
+            unclicked_ms=self._times.to_list(),
             others=[
                 (name, leave_ms, left.impression_ms, left.click_ms, left.is_converted)
                 for leave_ms, name in self._others_order
@@ -108,7 +156,12 @@ class Remembered:
 
     def restore(self, snapshot: LeftSnapshot) -> None:
         """Remembers what the snapshot holds, in an empty memory."""
-        for name, impression_ms in snapshot.unclicked:
-            self.add_unclicked(name, impression_ms)
+        self._order.extend(
+            int.from_bytes(snapshot.unclicked[at : at + _DIGEST_BYTES])
+            for at in range(0, len(snapshot.unclicked), _DIGEST_BYTES)
+        )
+        self._ids.update(self._order)
+        for impression_ms in snapshot.unclicked_ms:
+            self._times.append(impression_ms)
         for name, leave_ms, impression_ms, click_ms, is_converted in snapshot.others:
             self.add(name, leave_ms, Left(impression_ms, click_ms, is_converted))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -40,6 +40,28 @@ class Parameters:
             self.gradient[name] = flat.grad[at : at + sizes[name]].view(shape)
             at += -(-sizes[name] // _ALIGNED) * _ALIGNED
         return flat
+
+    def stacked(self, names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights of one shape that were named one after the other, and their gradients, as views of one more dimension.
+
+        Example:
+            >>> parameters = Parameters({"a": (3,), "b": (3,)}, device="cpu")
+            >>> parameters.value["b"] += 1
+            >>> parameters.stacked(["a", "b"])[0].tolist()
+            [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+        """
+        first, *others = (self.value[name] for name in names)
+        apart = -(-first.numel() // _ALIGNED) * _ALIGNED
+        for number, other in enumerate(others, 1):
+            if other.shape != first.shape or other.storage_offset() != first.storage_offset() + number * apart:
+                raise ValueError(
+                    f"names must be of one shape and neighbours in `shapes` (got {list(names)}): they share no stride"
+                )
+        shape, strides = (len(names), *first.shape), (apart, *first.stride())
+        value, gradient = (
+            one.as_strided(shape, strides, first.storage_offset()) for one in (first, self.gradient[names[0]])
+        )
+        return value, gradient
 
     @property
     def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:

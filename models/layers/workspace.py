@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -21,13 +23,13 @@ class Workspace:
         self._held: dict[str, torch.Tensor] = {}
         self._given: dict[str, torch.Tensor] = {}  # the view last given: batches are mostly of one size
 
-    def take(self, name: str, rows: int, width: int) -> torch.Tensor:
-        """An array of (rows, width) with whatever stood there; valid until the name is taken again."""
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """An array of this shape with whatever stood there; valid until the name is taken again."""
         given = self._given.get(name)
-        if given is not None and given.shape == (rows, width):
+        if given is not None and given.shape == shape:
             return given
-        held = self._held.get(name)
-        if held is None or held.shape[0] < rows or held.shape[1] != width:
-            held = self._held[name] = torch.empty(rows, width, device=self._device)
-        self._given[name] = held[:rows]
+        size, held = math.prod(shape), self._held.get(name)
+        if held is None or len(held) < size:
+            held = self._held[name] = torch.empty(size, device=self._device)
+        self._given[name] = held[:size].view(shape)
         return self._given[name]

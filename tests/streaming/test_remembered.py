@@ -66,7 +66,23 @@ def test_thousands_are_forgotten_without_a_trace() -> None:
         remembered.forget(number)
     assert len(remembered) == 16  # those shown at 19,984 and after it
     assert remembered.get("i19984", now_ms=19_999) == Left(19_984, None, False)
-    assert len(remembered.snapshot().unclicked) == 16
+    assert remembered.snapshot().unclicked_ms == list(range(19_984, 20_000))
+
+
+def test_times_months_apart_are_kept_to_the_millisecond() -> None:
+    day = 86_400_000
+    remembered = Remembered(click_window_ms=CLICK_WINDOW, hold_ms=100 * day)
+    for number in range(12_000):
+        remembered.add_unclicked(f"i{number}", number * day // 60)  # 200 days
+        remembered.forget(number * day // 60)
+    assert remembered.get("i6001", now_ms=11_999 * day // 60) == Left(6_001 * day // 60, None, False)
+    assert remembered.snapshot().unclicked_ms == [number * day // 60 for number in range(5_999, 12_000)]
+    restored = Remembered(click_window_ms=CLICK_WINDOW, hold_ms=100 * day)
+    restored.restore(remembered.snapshot())
+    assert restored.get("i11999", now_ms=11_999 * day // 60) == Left(11_999 * day // 60, None, False)
+    restored.forget(500 * day)
+    restored.add_unclicked("new", 500 * day)
+    assert restored.snapshot().unclicked_ms == [500 * day]
 
 
 lives = st.lists(
