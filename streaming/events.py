@@ -22,6 +22,7 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1)]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BRACE = ord("{")
+_CHUNK = 128  # lines that are looked at one by one if any of them cannot be read
 _REFUSED = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 """What decoding a line may raise: no line, however broken or deep, is more than a `Malformed`."""
 
@@ -121,10 +122,13 @@ class EventDecoder:
     def decode(self, lines: list[bytes]) -> list[Event | Malformed]:
         """One event, or the reason why it is none, for each line."""
         decode = self._decode
-        try:
-            events: list[Event | Malformed] = [decode(line) for line in lines]
-        except _REFUSED:
-            events = [self._decode_one(line) for line in lines]
+        events: list[Event | Malformed] = []
+        for start in range(0, len(lines), _CHUNK):
+            chunk = lines[start : start + _CHUNK]
+            try:
+                events += [decode(line) for line in chunk]
+            except _REFUSED:
+                events += [self._decode_one(line) for line in chunk]
         # msgspec skips over raw features without looking inside their strings, and accepts any JSON there.
         if not all(map(bytes.isascii, lines)):
             for index, line in enumerate(lines):

@@ -53,8 +53,11 @@ class Salt:
         self._missing = xxh3_64_digest(b"\xff", self._seed)
 
     @cached_property
-    def _tabled(self) -> list[bytes]:
-        return [xxh3_64_digest(b"%d" % number, self._seed) for number in range(_TABLED)]
+    def _tabled(self) -> dict[int | None, bytes]:
+        numbers: dict[int | None, bytes] = {
+            number: xxh3_64_digest(b"%d" % number, self._seed) for number in range(_TABLED)
+        }
+        return numbers | {None: self._missing}
 
     @property
     def missing(self) -> int:
@@ -67,19 +70,25 @@ class Salt:
             # All strings, the usual column: nothing but C.
             return b"".join(map(xxh3_64_digest, map(str.encode, cast(Sequence[str], values)), repeat(self._seed)))
         except TypeError:
-            seed, missing, tabled = self._seed, self._missing, self._tabled
-            return b"".join(
-                [
-                    missing
-                    if value is None
-                    else xxh3_64_digest(value.encode(), seed)
-                    if isinstance(value, str)
-                    else tabled[value]
-                    if 0 <= value < _TABLED
-                    else xxh3_64_digest(b"%d" % value, seed)
-                    for value in values
-                ]
-            )
+            pass
+        seed, missing = self._seed, self._missing
+        try:
+            # Strings, or missing; the first number ends it.
+            strings = cast(Sequence[str | None], values)
+            return b"".join([missing if text is None else xxh3_64_digest(text.encode(), seed) for text in strings])
+        except AttributeError:
+            pass
+        try:
+            # Small integers, or missing.
+            return b"".join(map(self._tabled.__getitem__, cast(Sequence[int | None], values)))
+        except KeyError:
+            return b"".join(map(self._digest, values))
+
+    def _digest(self, value: Value) -> bytes:
+        if isinstance(value, str):
+            return xxh3_64_digest(value.encode(), self._seed)
+        digest = self._tabled.get(value)
+        return xxh3_64_digest(b"%d" % cast(int, value), self._seed) if digest is None else digest
 
     def ids(self, values: Sequence[Value]) -> Int64:
         """The ids of these values, (len(values),)."""

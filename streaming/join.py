@@ -280,19 +280,25 @@ class Join:
 
     def _let_close(self, watermark_ms: int) -> list[Due]:
         closing, open_impressions = self._closing, self._open
-        add_unclicked, click_window_ms = self._remembered.add_unclicked, self._windows.click_ms
+        click_window_ms = self._windows.click_ms
         bound_ms = watermark_ms - click_window_ms
         closed: list[Due] = []
+        names: list[str] = []
+        times_ms: list[int] = []
         while closing:
             joined = closing[0]
-            impression_ms = joined.impression.event_time_ms
+            impression = joined.impression
+            impression_ms = impression.event_time_ms
             if impression_ms >= bound_ms:
                 break
             closing.popleft()
             closed.append(Due(impression_ms + click_window_ms, CLICK_SLOT, joined))
             if joined.click_ms is None:
-                del open_impressions[joined.impression.impression_id]
-                add_unclicked(joined.impression.impression_id, impression_ms)
+                names.append(impression.impression_id)
+                times_ms.append(impression_ms)
+        for name in names:
+            del open_impressions[name]
+        self._remembered.add_unclicked(names, times_ms)
         return closed
 
     def _let_time_out(self, watermark_ms: int) -> list[Due]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import repeat
 
 import msgspec
 
@@ -15,6 +17,7 @@ from streaming.scoring import Prediction
 
 _ENCODER = msgspec.json.Encoder()
 _KIND_NAMES = {kind: kind.name for kind in Kind}
+_slot_name = cache(slot_name)  # there are 256 slots at most
 
 
 class ExampleLine(msgspec.Struct, frozen=True, gc=False):
@@ -59,38 +62,52 @@ def example_lines(
         positive, negative: the weights a+ and a- of those that went to the network, in order; None if none was taught.
         step: the gradient step that taught them; None if none did.
     """
-    weights = (
-        iter(zip(positive.tolist(), negative.tolist(), strict=True))
-        if positive is not None and negative is not None
-        else None
-    )
-    slots: dict[int, str] = {}
-    lines: list[ExampleLine] = []
-    for example in examples:
-        is_taught = weights is not None and example.kind != Kind.OUTCOME
-        pos, neg = next(weights) if is_taught and weights is not None else (None, None)
-        slot = slots.get(example.slot)
-        if slot is None:
-            slot = slots[example.slot] = slot_name(example.slot)
-        impression = example.impression
-        lines.append(
+    nothing: tuple[float | None, float | None] = None, None
+    taught: Iterable[tuple[float | None, float | None]] = repeat(nothing)
+    if positive is not None and negative is not None:
+        pairs = iter(zip(positive.tolist(), negative.tolist(), strict=True))
+        taught = (nothing if example.kind == Kind.OUTCOME else next(pairs) for example in examples)
+    return _ENCODER.encode_lines(
+        [
+            # Nearly all are unclicked, and the facts that those cannot have need not be looked up.
             ExampleLine(
-                _KIND_NAMES[example.kind],
-                slot,
+                "UNCLICKED",
+                "click",
                 example.p,
                 example.due_ms,
-                impression.impression_id,
-                impression.event_time_ms,
-                example.click_ms,
-                example.conversion_ms,
-                example.converted,
-                example.value,
+                example.impression.impression_id,
+                example.impression.event_time_ms,
+                None,
+                None,
+                False,
+                None,
                 pos,
                 neg,
-                step if is_taught else None,
+                None if pos is None else step,
             )
-        )
-    return _ENCODER.encode_lines(lines)
+            if example.kind == Kind.UNCLICKED
+            else _clicked_line(example, pos, neg, None if pos is None else step)
+            for example, (pos, neg) in zip(examples, taught, strict=False)
+        ]
+    )
+
+
+def _clicked_line(example: Example, pos: float | None, neg: float | None, step: int | None) -> ExampleLine:
+    return ExampleLine(
+        _KIND_NAMES[example.kind],
+        _slot_name(example.slot),
+        example.p,
+        example.due_ms,
+        example.impression.impression_id,
+        example.impression.event_time_ms,
+        example.click_ms,
+        example.conversion_ms,
+        example.converted,
+        example.value,
+        pos,
+        neg,
+        step,
+    )
 
 
 def prediction_lines(predictions: Sequence[Prediction]) -> bytes:

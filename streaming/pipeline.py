@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -35,6 +36,7 @@ from streaming.scoring import Scoreboard
 from streaming.settings import Settings
 
 HOUR_MS = 3_600_000
+_kind = attrgetter("kind")
 
 
 class RunEndedError(Exception):
@@ -330,7 +332,7 @@ def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], O
 
 def _spread(group: list[Example], pctr: Float64, pcvr: Float64) -> tuple[Float64, Float64]:
     """Predictions of a group's rows, laid out over the group; its OUTCOMEs, which are scored with an earlier one, get 0.5."""
-    is_row = np.fromiter((example.kind != Kind.OUTCOME for example in group), np.bool_, len(group))
+    is_row = np.frombuffer(bytes(map(_kind, group)), np.uint8) != Kind.OUTCOME
     wide = np.full((2, len(group)), 0.5)
     wide[0, is_row], wide[1, is_row] = pctr, pcvr
     return wide[0], wide[1]

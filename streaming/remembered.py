@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 from xxhash import xxh3_128_intdigest
 
 _DIGEST_BYTES = 16
@@ -40,34 +41,25 @@ class _Times:
     def __getitem__(self, place: int) -> int:
         return self._base_ms + self._offsets[self._head + place]
 
-    def append(self, at_ms: int) -> None:
+    def extend(self, times_ms: Sequence[int]) -> None:
+        if not times_ms:
+            return
         if self._head == len(self._offsets):
-            self._base_ms, self._offsets, self._head = at_ms, array("I"), 0
-        try:
-            self._offsets.append(at_ms - self._base_ms)
-        except OverflowError:
+            self._base_ms, self._offsets, self._head = times_ms[0], array("I"), 0
+        base_ms = self._base_ms
+        if self._offsets.typecode == "I" and times_ms[-1] - base_ms >= 2**32:
             self._offsets = array("q", self._offsets)
-            self._offsets.append(at_ms - self._base_ms)
+        self._offsets.extend([at_ms - base_ms for at_ms in times_ms])
 
     def drop_below(self, bound_ms: int) -> int:
         """Drops what is before the bound; says how many that were."""
-        offsets, head = self._offsets, self._head
-        bound, size = bound_ms - self._base_ms, len(offsets)
-        while head < size and offsets[head] < bound:
-            head += 1
-        dropped = head - self._head
-        self._head = head
-        if head > 4096 and head * 2 > size:
-            rest = np.array(self.to_list(), np.int64)
-            self._base_ms = int(rest[0]) if len(rest) else 0
-            offsets_of_rest = rest - self._base_ms
-            is_short = not len(rest) or int(offsets_of_rest[-1]) < 2**32
-            self._offsets = (
-                array("I", offsets_of_rest.astype(np.uint32).tobytes())
-                if is_short
-                else array("q", offsets_of_rest.tobytes())
-            )
+        head = bisect_left(self._offsets, bound_ms - self._base_ms, lo=self._head)
+        dropped, self._head = head - self._head, head
+        if head > 4096 and head * 2 > len(self._offsets):
+            rest = self.to_list()
+            self._offsets = array("I")
             self._head = 0
+            self.extend(rest)
         return dropped
 
     def to_list(self) -> list[int]:
@@ -89,7 +81,7 @@ class Remembered:
 
     Example:
         >>> remembered = Remembered(click_window_ms=10, hold_ms=5)
-        >>> remembered.add_unclicked("a", 100)      # leaves at 110, remembered up to and including 115
+        >>> remembered.add_unclicked(["a"], [100])    # leaves at 110, remembered up to and including 115
         >>> remembered.get("a", now_ms=115), remembered.get("a", now_ms=116)
         (Left(impression_ms=100, click_ms=None, is_converted=False), None)
     """
@@ -106,12 +98,12 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._ids) + len(self._others)
 
-    def add_unclicked(self, impression_id: str, impression_ms: int) -> None:
-        """Remembers an impression that left unclicked; to be called in the order of leaving."""
-        digest = xxh3_128_intdigest(impression_id.encode())
-        self._ids.add(digest)
-        self._order.append(digest)
-        self._times.append(impression_ms)
+    def add_unclicked(self, impression_ids: Sequence[str], impressions_ms: Sequence[int]) -> None:
+        """Remembers impressions that left unclicked; they and the calls come in the order of leaving."""
+        digests = list(map(xxh3_128_intdigest, map(str.encode, impression_ids)))
+        self._ids.update(digests)
+        self._order.extend(digests)
+        self._times.extend(impressions_ms)
 
     def add(self, impression_id: str, leave_ms: int, left: Left) -> None:
         """Remembers any other impression that left; to be called in the order of leaving among these."""
@@ -137,8 +129,8 @@ class Remembered:
 
     def forget(self, now_ms: int) -> None:
         """Drops what is no longer to be remembered at this time."""
-        for _ in range(self._times.drop_below(now_ms - self._unclicked_for_ms)):
-            self._ids.discard(self._order.popleft())
+        pop = self._order.popleft
+        self._ids.difference_update([pop() for _ in range(self._times.drop_below(now_ms - self._unclicked_for_ms))])
         while self._others_order and self._others_order[0][0] + self._hold_ms < now_ms:
             del self._others[self._others_order.popleft()[1]]
 
@@ -161,7 +153,6 @@ class Remembered:
             for at in range(0, len(snapshot.unclicked), _DIGEST_BYTES)
         )
         self._ids.update(self._order)
-        for impression_ms in snapshot.unclicked_ms:
-            self._times.append(impression_ms)
+        self._times.extend(snapshot.unclicked_ms)
         for name, leave_ms, impression_ms, click_ms, is_converted in snapshot.others:
             self.add(name, leave_ms, Left(impression_ms, click_ms, is_converted))

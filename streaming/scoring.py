@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,8 @@ from streaming.events import Served
 from streaming.hourly import HOUR_MS, HourlyState, HourlySums, task_metrics
 from streaming.label import Example, Kind
 from streaming.metrics import HourMetrics, RunMetrics
+
+_impression = attrgetter("impression")
 
 Whose = Literal["model", "served"]
 WHOSE: tuple[Whose, Whose] = ("model", "served")
@@ -107,40 +110,45 @@ class Scoreboard:
         pcvr = _probabilities(rows_pcvr, "rows_pcvr", len(examples))
         if not examples:
             return []
-        new: list[Prediction] = []
+        new: list[Prediction | None] = [
+            Prediction(impression.impression_id, impression.event_time_ms, p_click, p_conversion, "model")
+            for impression, p_click, p_conversion in zip(
+                map(_impression, examples), pctr.tolist(), pcvr.tolist(), strict=True
+            )
+        ]
         served: list[int] = []  # rows
         labels = np.zeros((3, len(examples)))  # (task, B) as of unclicked rows; NaN is not scored by this row
         labels[CVR] = np.nan
-        unclicked, clicks, conversions = Kind.UNCLICKED, pctr.tolist(), pcvr.tolist()
+        # An unclicked row is its impression's first and last, and nearly all are: only the others are looked at one by one.
+        unclicked = Kind.UNCLICKED
         for row, example in enumerate(examples):
             impression = example.impression
-            is_unclicked = example.kind == unclicked  # first and last at once: nothing to hold
-            held = None if is_unclicked else self._open.get(impression.impression_id)
+            if example.kind == unclicked and impression.served is None:
+                continue
+            held = None if example.kind == unclicked else self._open.get(impression.impression_id)
             if held is None:
                 shown = impression.served
-                if shown is None or not _is_probable(shown):
-                    whose: Whose = "model"
-                    p_click, p_conversion = clicks[row], conversions[row]
+                if shown is not None and _is_probable(shown):
+                    held = OpenPrediction(shown.pctr, shown.pcvr, True)
+                    new[row] = Prediction(
+                        impression.impression_id, impression.event_time_ms, shown.pctr, shown.pcvr, "served"
+                    )
                 else:
-                    whose = "served"
-                    p_click, p_conversion = pctr[row], pcvr[row] = shown.pctr, shown.pcvr
-                    served.append(row)
-                new.append(Prediction(impression.impression_id, impression.event_time_ms, p_click, p_conversion, whose))
-                if is_unclicked:
-                    continue
-                held = OpenPrediction(p_click, p_conversion, whose == "served")
+                    held = OpenPrediction(float(pctr[row]), float(pcvr[row]), False)
             else:
-                pctr[row], pcvr[row] = held.pctr, held.pcvr
-                if held.is_served:
-                    served.append(row)
-            self._score_clicked(example, held, labels[:, row])
+                new[row] = None
+            if held.is_served:
+                served.append(row)
+            pctr[row], pcvr[row] = held.pctr, held.pcvr
+            if example.kind != unclicked:
+                self._score_clicked(example, held, labels[:, row])
         is_served = np.zeros(len(examples), np.bool_)
         is_served[served] = True
         self._add(np.array([example.impression.event_time_ms for example in examples]), pctr, pcvr, labels, is_served)
         self._due_ms = max(examples[-1].due_ms, self._due_ms or 0)
         for sums in self._sums.values():
             sums.fold(self._due_ms)
-        return new
+        return [prediction for prediction in new if prediction is not None]
 
     def _score_clicked(self, example: Example, held: OpenPrediction, labels: Float64) -> None:
         """Notes in (3,) `labels` what this example of a clicked impression settles; holds on to what is still open."""

@@ -77,7 +77,7 @@ def remembered(count: int) -> dict[str, float]:
     before = resident()
     memory = Remembered(click_window_ms=1, hold_ms=10**15)
     for number in range(count):
-        memory.add_unclicked(f"{(number * 0x9E3779B97F4A7C15) % (1 << 64):016x}", START_MS + number)
+        memory.add_unclicked([f"{(number * 0x9E3779B97F4A7C15) % (1 << 64):016x}"], [START_MS + number])
     return {"remembered": round((resident() - before) / count)}
 
 

@@ -20,7 +20,7 @@ def fresh() -> Remembered:
 def test_an_unclicked_impression_is_remembered_up_to_and_including_the_hold(now: int, is_held: bool) -> None:
     # shown 100        leaves 110        115| forgotten
     remembered = fresh()
-    remembered.add_unclicked("a", 100)
+    remembered.add_unclicked(["a"], [100])
     assert remembered.holds("a", now_ms=now) is is_held
     assert remembered.get("a", now_ms=now) == (Left(100, None, False) if is_held else None)
     assert len(remembered) == is_held
@@ -42,7 +42,7 @@ def test_what_never_was_there_is_not_remembered() -> None:
 def test_each_is_found_among_many() -> None:
     remembered = fresh()
     for number in range(200):
-        remembered.add_unclicked(f"ü{number}", number // 50)
+        remembered.add_unclicked([f"ü{number}"], [number // 50])
     assert remembered.get("ü0", now_ms=16) is None
     assert remembered.get("ü49", now_ms=16) is None
     assert remembered.get("ü50", now_ms=16) == Left(1, None, False)
@@ -52,9 +52,9 @@ def test_each_is_found_among_many() -> None:
 
 def test_a_name_may_be_used_again_once_it_is_forgotten() -> None:
     remembered = fresh()
-    remembered.add_unclicked("a", 100)
+    remembered.add_unclicked(["a"], [100])
     remembered.forget(116)
-    remembered.add_unclicked("a", 106)
+    remembered.add_unclicked(["a"], [106])
     assert remembered.get("a", now_ms=121) == Left(106, None, False)
     assert remembered.get("a", now_ms=122) is None
 
@@ -62,7 +62,7 @@ def test_a_name_may_be_used_again_once_it_is_forgotten() -> None:
 def test_thousands_are_forgotten_without_a_trace() -> None:
     remembered = fresh()
     for number in range(20_000):
-        remembered.add_unclicked(f"i{number}", number)
+        remembered.add_unclicked([f"i{number}"], [number])
         remembered.forget(number)
     assert len(remembered) == 16  # those shown at 19,984 and after it
     assert remembered.get("i19984", now_ms=19_999) == Left(19_984, None, False)
@@ -73,7 +73,7 @@ def test_times_months_apart_are_kept_to_the_millisecond() -> None:
     day = 86_400_000
     remembered = Remembered(click_window_ms=CLICK_WINDOW, hold_ms=100 * day)
     for number in range(12_000):
-        remembered.add_unclicked(f"i{number}", number * day // 60)  # 200 days
+        remembered.add_unclicked([f"i{number}"], [number * day // 60])  # 200 days
         remembered.forget(number * day // 60)
     assert remembered.get("i6001", now_ms=11_999 * day // 60) == Left(6_001 * day // 60, None, False)
     assert remembered.snapshot().unclicked_ms == [number * day // 60 for number in range(5_999, 12_000)]
@@ -81,7 +81,7 @@ def test_times_months_apart_are_kept_to_the_millisecond() -> None:
     restored.restore(remembered.snapshot())
     assert restored.get("i11999", now_ms=11_999 * day // 60) == Left(11_999 * day // 60, None, False)
     restored.forget(500 * day)
-    restored.add_unclicked("new", 500 * day)
+    restored.add_unclicked(["new"], [500 * day])
     assert restored.snapshot().unclicked_ms == [500 * day]
 
 
@@ -104,7 +104,7 @@ def test_equals_a_dictionary_and_survives_a_snapshot(
     for name, at, click in sorted(left, key=lambda life: life[1]):
         if click is None:
             naive[name] = (at + CLICK_WINDOW, Left(at, None, False))
-            remembered.add_unclicked(name, at)
+            remembered.add_unclicked([name], [at])
     for name, at, click in sorted(left, key=lambda life: life[1] + (life[2] or (0,))[0]):
         if click is not None:
             naive[name] = (at + click[0], Left(at, at, click[1]))
