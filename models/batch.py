@@ -62,6 +62,39 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class ClickMemory:
+    """What the C clicks of a batch were told before it, or after it.
+
+    Args:
+        click: (B,) which click each row is about, 0 to C - 1; -1 for rows of none.
+        first_f: (C,) the pCVR that its first event was weighed with; NaN before that.
+        target: (C,) the a+ that it has been taught in all (a- is the rest of 1); NaN before its first event.
+    """
+
+    click: Int64
+    first_f: Float64
+    target: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Aged:
+    """Converters whose clicks have just reached an edge of the delay model's bins.
+
+    Args:
+        inputs: the features, n rows.
+        edges: (n,) which edge, k.
+        in_bin: (n,) whether the delay falls in bin k; else it is shorter.
+    """
+
+    inputs: Inputs
+    edges: Int64
+    in_bin: Bool
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The rows of one step: features, and what each row is to teach.
 
@@ -69,11 +102,43 @@ class Batch:
         inputs: the features.
         events: (B,) `Event` codes.
         converted: (B,) 1.0 where the row's label says converted, else 0.0.
+        click_ms: (B,) event time of the click; -1 where there is none.
+        delay_ms: (B,) of the conversion after the click; -1 where none is known.
+        looks: (B,) of a REVISIT, which horizon it is; else 0.
+        memory: what clicks were taught before, for methods that adjust it; None for the others.
     """
 
     inputs: Inputs
     events: Int8
     converted: Float32
+    click_ms: Int64
+    delay_ms: Int64
+    looks: Int8
+    memory: ClickMemory | None = None
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Inputs,
+        events: Int8,
+        converted: Float32,
+        *,
+        click_ms: Int64 | None = None,
+        delay_ms: Int64 | None = None,
+        looks: Int8 | None = None,
+        memory: ClickMemory | None = None,
+    ) -> Batch:
+        """A batch that needs not tell everything: None is -1 for times, 0 for looks."""
+        rows = len(events)
+        return cls(
+            inputs,
+            events,
+            converted,
+            np.full(rows, -1, np.int64) if click_ms is None else click_ms,
+            np.full(rows, -1, np.int64) if delay_ms is None else delay_ms,
+            np.zeros(rows, np.int8) if looks is None else looks,
+            memory,
+        )
 
     def __len__(self) -> int:
         return len(self.events)

@@ -1,139 +1,219 @@
-"""What each method teaches on each event of a click, and how much of a click that is; must not know a network.
+"""The delayed-feedback methods, a row each: what every kind of event on a click teaches. Must not know how an event came about.
 
-Every event on a click gets a pair (a+, a-): its loss is a+ * l1 + a- * l0. Over the life of one click the pairs of a method
-have unit mass, E[sum a+] = P(v = 1) and E[sum a-] = P(v = 0), so each method stands in for the mature label in any loss.
+Over the life of one click the pairs of a method have *unit mass*, E[sum a+] = P(v = 1) and E[sum a-] = P(v = 0), so each
+stands in for the mature label in any loss. The papers normalise over their own sample space instead and are off by a factor
+that depends on x: harmless for a CVR model on clicks alone, wrong inside a sum over impressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from models.batch import Event, Float64, Int8
+from models.weighing import (
+    LEAST_F,
+    MOST_F,
+    Pair,
+    Seen,
+    by_label,
+    ddfm_observed,
+    ddfm_positive,
+    ddfm_real,
+    defer_delayed,
+    defer_immediate,
+    defer_negative,
+    defuse_delayed,
+    defuse_negative,
+    es_dfm_negative,
+    fnw_negative,
+    mass_of_ddfm,
+    negative,
+    one_and_dp,
+    one_and_f,
+    paper,
+    positive,
+    survival_open,
+    two,
+)
 
-Pair = Callable[[Float64, Float64, Float64], tuple[Float64, Float64]]
-"""(f, s, v) -> (a+, a-), (n,) each: f is pCVR, s the share of conversions later than the observation window, v the label.
-
-All three are numbers, not parts of a graph: no gradient flows through a weight.
-"""
-
-
-def by_label(f: Float64, s: Float64, v: Float64) -> tuple[Float64, Float64]:
-    """The label as it stands."""
-    return v, 1 - v
-
-
-def all_positive(f: Float64, s: Float64, v: Float64) -> tuple[Float64, Float64]:
-    """One positive, whatever the model says."""
-    return np.ones_like(f), np.zeros_like(f)
-
-
-def all_negative(f: Float64, s: Float64, v: Float64) -> tuple[Float64, Float64]:
-    """One negative, whatever the model says."""
-    return np.zeros_like(f), np.ones_like(f)
-
-
-METHODS: Mapping[str, Mapping[Event, Pair]] = {
-    "mature": {Event.MATURED: by_label},
-    "window": {Event.IMMEDIATE_POSITIVE: all_positive, Event.OBSERVED_NEGATIVE: all_negative},
-    "oracle": {Event.ORACLE: by_label},
-}
-"""Method -> event -> pair. An event that a method does not name teaches no conversion."""
+Form = Literal["pairs", "fnc", "bi_defuse", "dfm"]
 
 
-def pairs_of(method: str) -> Mapping[Event, Pair]:
-    """The pairs of a method.
-
-    Raises:
-        ValueError: there is no such method.
-    """
-    if method not in METHODS:
-        raise ValueError(
-            f"method must be one of {', '.join(METHODS)} (got {method!r}): no other has a table of weights"
-        )
-    return METHODS[method]
-
-
-def taught(pairs: Mapping[Event, Pair], events: Int8, *, f: Float64, s: Float64, v: Float64) -> tuple[Float64, Float64]:
-    """What each row teaches about conversion, (a+, a-): (B,) each, 0 where its event teaches nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A delayed-feedback method.
 
     Args:
-        pairs: of the method.
-        events: (B,) `Event` codes.
-        f: (B,) as in `Pair`.
-        s: (B,) likewise.
-        v: (B,) likewise.
-
-    Example:
-        >>> events, zeros = np.array([Event.MATURED, Event.CLICKED], np.int8), np.zeros(2)
-        >>> taught(METHODS["mature"], events, f=zeros, s=zeros, v=np.array([1.0, 1.0]))
-        (array([1., 0.]), array([0., 0.]))
-    """
-    positive, negative = np.zeros(len(events)), np.zeros(len(events))
-    for event, pair in pairs.items():
-        rows = events == event
-        positive[rows], negative[rows] = pair(f[rows], s[rows], v[rows])
-    return positive, negative
-
-
-class Kappa:
-    """Mass taught for each click seen: the weight of an unclicked row in a product loss.
-
-    Conversion labels are older than the impressions they meet in a batch. Without kappa, today's unclicked rows would stand
-    beside conversions of a week ago, few when a stream is young, and pCVR would start far too low.
-
-    Both sums halve every `half_life_ms` of event time. Clicks count from the first batch that teaches mass; before it
-    kappa is 0.
-
-    Example:
-        >>> kappa = Kappa(half_life_ms=1000)
-        >>> kappa.update(mass=0, clicks=100, at_ms=0)  # nothing taught yet: these are not counted
-        >>> kappa.update(mass=3, clicks=4, at_ms=500)
-        >>> kappa.value
-        0.75
-        >>> kappa.update(mass=1.5, clicks=0, at_ms=1500)
-        >>> kappa.value
-        1.5
+        pairs: event -> pair of unit mass. An event that is not named teaches no conversion.
+        before_history: event -> pair while the stream is younger than the attribution window, for methods that use what comes so
+            late (RN): until then nothing of it has come. None: `pairs` from the first event on.
+        as_published: event -> pair as its paper has it; None: the paper has this one, or there is none.
+        events: those that it must see beside the ones that have a pair.
+        form: what the conversion head is and how it is trained: by `pairs`, or by a likelihood of its own (`likelihoods.py`).
+        uses_delay: whether a pair looks at S or F, so that the delay model must have been taught.
+        adjusts: whether a pair is a click's target, of which only what it has not been taught before is taught now.
+        observes_at_click: whether the first label is drawn at the click (w_o = 0), whatever the settings say.
     """
 
-    def __init__(self, *, half_life_ms: int) -> None:
-        if half_life_ms <= 0:
-            raise ValueError(
-                f"half_life_ms must be above 0 (got {half_life_ms}): it is the time in which old batches lose half their weight"
-            )
-        self._half_life_ms = half_life_ms
-        self._mass = 0.0
-        self._clicks = 0.0
-        self._at_ms: int | None = None
+    pairs: Mapping[Event, Pair] = field(default_factory=dict)
+    before_history: Mapping[Event, Pair] | None = None
+    as_published: Mapping[Event, Pair] | None = None
+    events: tuple[Event, ...] = ()
+    form: Form = "pairs"
+    uses_delay: bool = False
+    adjusts: bool = False
+    observes_at_click: bool = False
 
     @property
-    def value(self) -> float:
-        """Mass a click; 0 before the first mass."""
-        return self._mass / self._clicks if self._clicks > 0 else 0.0
+    def sees(self) -> tuple[Event, ...]:
+        """The events on a click that it must be shown."""
+        return tuple(sorted({*self.pairs, *(self.before_history or ()), *self.events}))
 
-    def update(self, *, mass: float, clicks: int, at_ms: int) -> None:
-        """Adds a batch.
 
-        Args:
-            mass: sum of a+ and a- over its rows.
-            clicks: its CLICKED rows.
-            at_ms: its event time; one before the latest is taken at the latest.
-        """
-        if self._at_ms is None and mass == 0:
-            return
-        latest = at_ms if self._at_ms is None else max(at_ms, self._at_ms)
-        kept = 1.0 if self._at_ms is None else 0.5 ** ((latest - self._at_ms) / self._half_life_ms)
-        self._mass = self._mass * kept + mass
-        self._clicks = self._clicks * kept + clicks
-        self._at_ms = latest
+_IP, _ON, _DP, _RN = (
+    Event.IMMEDIATE_POSITIVE,
+    Event.OBSERVED_NEGATIVE,
+    Event.DELAYED_POSITIVE,
+    Event.REAL_NEGATIVE,
+)
+_ES_DFM: Mapping[Event, Pair] = {_IP: positive, _ON: es_dfm_negative, _DP: positive}
 
-    def snapshot(self) -> dict[str, float | int | None]:
-        """Its sums, as JSON takes them."""
-        return {"mass": self._mass, "clicks": self._clicks, "at_ms": self._at_ms}
+METHODS: Mapping[str, Method] = {
+    "mature": Method(pairs={Event.MATURED: by_label}),
+    "window": Method(pairs={_IP: positive, _ON: negative}),
+    "fnw": Method(
+        pairs={_IP: positive, _ON: fnw_negative, _DP: positive},
+        as_published={
+            _IP: paper(positive, one_and_f),
+            _ON: paper(fnw_negative, one_and_f),
+            _DP: paper(positive, one_and_f),
+        },
+        observes_at_click=True,
+    ),
+    "fnc": Method(pairs={_IP: positive, _ON: negative, _DP: positive}, form="fnc", observes_at_click=True),
+    "es_dfm": Method(
+        pairs=_ES_DFM,
+        as_published={event: paper(pair, one_and_dp) for event, pair in _ES_DFM.items()},
+        uses_delay=True,
+    ),
+    "defer": Method(
+        pairs={_IP: defer_immediate, _ON: defer_negative, _DP: defer_delayed, _RN: defer_negative},
+        before_history=_ES_DFM,
+        as_published={
+            _IP: paper(defer_immediate, two),
+            _ON: paper(defer_negative, two),
+            _DP: paper(defer_delayed, two),
+            _RN: paper(defer_negative, two),
+        },
+        uses_delay=True,
+    ),
+    "defuse": Method(
+        pairs={_IP: positive, _ON: defuse_negative, _DP: defuse_delayed},
+        as_published={
+            _IP: paper(positive, one_and_dp),
+            _ON: paper(defuse_negative, one_and_dp),
+            _DP: paper(defuse_delayed, one_and_dp),
+        },
+        uses_delay=True,
+    ),
+    "ddfm": Method(
+        pairs={_IP: ddfm_positive, _ON: ddfm_observed, _DP: ddfm_positive, _RN: ddfm_real},
+        before_history=_ES_DFM,
+        as_published={
+            _IP: paper(ddfm_positive, mass_of_ddfm),
+            _ON: paper(ddfm_observed, mass_of_ddfm),
+            _DP: paper(ddfm_positive, mass_of_ddfm),
+            _RN: paper(ddfm_real, mass_of_ddfm),
+        },
+        uses_delay=True,
+    ),
+    "survival": Method(
+        pairs={_IP: positive, _ON: survival_open, Event.REVISIT: survival_open, _DP: positive, _RN: negative},
+        before_history=_ES_DFM,
+        uses_delay=True,
+        adjusts=True,
+    ),
+    "bi_defuse": Method(events=(_IP, _ON, _DP), form="bi_defuse"),
+    "dfm": Method(events=(_IP, _ON, Event.REVISIT, _DP, _RN), form="dfm"),
+    "oracle": Method(pairs={Event.ORACLE: by_label}),
+}
+"""Name -> method."""
 
-    def restore(self, state: Mapping[str, float | int | None]) -> None:
-        """Takes back what `snapshot` gave."""
-        at_ms = state["at_ms"]
-        self._mass, self._clicks = float(state["mass"] or 0.0), float(state["clicks"] or 0.0)
-        self._at_ms = None if at_ms is None else int(at_ms)
+Normalization = Literal["unit", "paper"]
+
+
+def method_of(name: str) -> Method:
+    """The method of a name: a row of `METHODS`, or `module:NAME`, a `Method` of one's own that holds the laws.
+
+    Raises:
+        ValueError: there is none, or it breaks a law.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(
+            f"labels.method must be one of {', '.join(METHODS)}, or module:NAME for one of your own (got {name!r})"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"labels.method {name!r} cannot be imported ({error}): put its module on PYTHONPATH and name a models.delay.Method in it"
+        ) from error
+    if not isinstance(found, Method):
+        raise ValueError(f"labels.method {name!r} must be a models.delay.Method (got {type(found).__name__})")
+    from models.laws import broken_laws  # the laws are told of methods, not methods of the laws
+
+    if broken := broken_laws(found):
+        raise ValueError(f"labels.method {name!r} breaks a law: {broken[0]}")
+    return found
+
+
+def check_combination(name: str, *, objective: str, normalization: str) -> None:
+    """Refuses what cannot be right together.
+
+    Raises:
+        ValueError: the method has no unit mass that the objective needs, or no published normalization.
+    """
+    method = method_of(name)
+    if method.form != "pairs" and objective != "composed":
+        raise ValueError(
+            f'labels.method = "{name}" needs network.objective = "composed" (got "{objective}"): it has no pair of unit mass '
+            "that could stand inside a sum over impressions"
+        )
+    if normalization == "paper" and objective != "composed":
+        raise ValueError(
+            f'labels.normalization = "paper" needs network.objective = "composed" (got "{objective}"): the papers\' weights are off by '
+            "a factor that depends on x, harmless on clicks alone, wrong beside unclicked impressions"
+        )
+    if normalization == "paper" and method.as_published is None and name == "survival":
+        raise ValueError('labels.normalization = "paper" and labels.method = "survival": no paper has it; use "unit"')
+
+
+def weigh(pairs: Mapping[Event, Pair], events: Int8, seen: Seen) -> tuple[Float64, Float64]:
+    """(a+, a-) of each row: (B,) each, 0 where its event teaches nothing.
+
+    Args:
+        pairs: of a method.
+        events: (B,) `Event` codes.
+        seen: of the same rows; those of no event on a click may hold anything.
+
+    Example:
+        >>> events, half = np.array([Event.MATURED, Event.CLICKED], np.int8), np.full(2, 0.5)
+        >>> weigh(METHODS["mature"].pairs, events, Seen(half, half, np.ones(2), half, half))
+        (array([1., 0.]), array([0., 0.]))
+    """
+    plus, minus = np.zeros(len(events)), np.zeros(len(events))
+    held = np.clip(seen.f, LEAST_F, MOST_F)
+    for event, pair in pairs.items():
+        rows = np.flatnonzero(events == event)
+        if len(rows):
+            own = Seen(held[rows], *(column[rows] for column in seen[1:]))
+            plus[rows], minus[rows] = pair(own)
+    return plus, minus

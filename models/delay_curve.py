@@ -182,7 +182,7 @@ class GlobalCurve:
         self.ages = Ages(edges)
         self._prior = prior.hazards(edges)
         self._half_life_ms = half_life_ms
-        self._prior_examples = prior_examples
+        self.prior_examples = prior_examples
         self._seen = np.zeros(len(edges))
         self._in_bin = np.zeros(len(edges))
         self._at_ms: int | None = None
@@ -190,14 +190,19 @@ class GlobalCurve:
     @property
     def hazards(self) -> Float64:
         """r_k of each bin, (edges,); bin 0 has 1."""
-        rates = (self._in_bin + self._prior_examples * self._prior) / (self._seen + self._prior_examples)
+        rates = (self._in_bin + self.prior_examples * self._prior) / (self._seen + self.prior_examples)
         rates[0] = 1.0
         return np.asarray(rates)
 
     @property
+    def seen(self) -> Float64:
+        """(edges,) what each bin has seen, decayed."""
+        return self._seen.copy()
+
+    @property
     def learned(self) -> Bool:
         """(edges,) whether what a bin has seen weighs as much as its prior. Bin 0 has nothing to learn."""
-        learned = self._seen >= self._prior_examples
+        learned = self._seen >= self.prior_examples
         learned[0] = True
         return np.asarray(learned)
 

@@ -12,7 +12,7 @@ import math
 from bisect import bisect_left
 
 MINUTE_MS = 60_000
-MOST_EDGES = 64  # slots aged_0 to aged_63 of an impression
+MOST_EDGES = 63  # slots aged_0 to aged_62 of an impression
 MOST_HORIZONS = 32  # bins between them need edges too; with 8, `survival` closes .997 of the gap from window to Oracle
 _BINS = 24  # wanted, not exact: a converter is an example at every edge that it is quicker than, so edges cost
 
@@ -61,7 +61,7 @@ def horizons_ms(observation_window_ms: int, attribution_window_ms: int, count: i
 
 
 def edges_ms(observation_window_ms: int, attribution_window_ms: int, horizons: int = 6) -> tuple[int, ...]:
-    """Where bins end: about two dozen ages up to w_a, w_o and all `horizons_ms` among them, 64 at most.
+    """Where bins end: about two dozen ages up to w_a, w_o and all `horizons_ms` among them, 63 at most.
 
     Raises:
         ValueError: as `horizons_ms`.

@@ -6,7 +6,7 @@ its slope; the tests hold every one against finite differences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,18 +95,50 @@ def _log_sigmoid(logit: Float64) -> Float64:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """How conversions are taught.
+    """How conversions are taught: a product over all impressions, on clicks alone, or a sum of both.
 
     Args:
-        loss: of ctr_logit, cvr_logit, positive and negative, (B,) each.
-        counts_unclicked: whether rows without a click teach it too, as negatives of weight kappa.
+        product: weight of `product_loss`. composed: weight of `composed_loss`.
+
+    Example:
+        >>> zero, half = np.zeros(1), np.full(1, 0.5)
+        >>> round(OBJECTIVES["esmm"].cost(zero, zero, half, half, unclicked=zero).nats, 3)
+        0.837
     """
 
-    loss: Callable[[Float64, Float64, Float64, Float64], Cost]
-    counts_unclicked: bool
+    product: float
+    composed: float
+
+    @property
+    def counts_unclicked(self) -> bool:
+        """Whether rows without a click teach conversions too."""
+        return self.product > 0
+
+    def cost(
+        self, ctr_logit: Float64, cvr_logit: Float64, positive: Float64, negative: Float64, *, unclicked: Float64
+    ) -> Cost:
+        """The loss of (B,) rows; `unclicked` (B,) is the negative weight of those without a click, 0 elsewhere."""
+        nats, by_ctr, by_cvr = 0.0, np.zeros_like(ctr_logit), np.zeros_like(cvr_logit)
+        parts: list[tuple[float, Cost]] = []
+        if self.product:
+            parts.append((self.product, product_loss(ctr_logit, cvr_logit, positive, negative + unclicked)))
+        if self.composed:
+            parts.append((self.composed, composed_loss(ctr_logit, cvr_logit, positive, negative)))
+        for weight, cost in parts:
+            nats, by_ctr, by_cvr = (
+                nats + weight * cost.nats,
+                by_ctr + weight * cost.by_ctr,
+                by_cvr + weight * cost.by_cvr,
+            )
+        return Cost(nats, by_ctr, by_cvr)
 
 
 OBJECTIVES: Mapping[str, Objective] = {
-    "esmm": Objective(product_loss, counts_unclicked=True),
-    "composed": Objective(composed_loss, counts_unclicked=False),
+    "esmm": Objective(product=1.0, composed=0.0),
+    "composed": Objective(product=0.0, composed=1.0),
 }
+
+
+def objective_of(name: str, *, composed_weight: float) -> Objective:
+    """The objective of the settings: `esmm`, `composed`, or `both` with this weight of `composed`."""
+    return Objective(product=1.0, composed=composed_weight) if name == "both" else OBJECTIVES[name]

@@ -56,12 +56,38 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.kind in ("multi", "sequence")
 
 
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How late labels are taught.
+
+    Args:
+        method: a row of `models/delay.py`, or `module:NAME` for a `models.delay.Method` of your own, which must hold the laws.
+        normalization: `unit` mass, or as the `paper` has it, to reproduce one; with network.objective = "composed" only.
+        horizons: steps from the observation to the attribution window at which `survival` and `dfm` look at open clicks again.
+        kappa: whether an unclicked impression weighs as much as clicks teach at the time; off for studies alone.
+        growth: whether mass that arrives late is scaled by how much traffic has grown since its click; off for studies alone.
+        delay_half_life_ms: event time in which what the delay model learned loses half its weight.
+        delay_prior_ages_ms, delay_prior_shares: what is believed of delays before the stream shows them: of the conversions that
+            ever come, the share that has come by each age. As it stands, what is published of the Criteo log.
+    """
+
+    method: str = "mature"
+    normalization: Literal["unit", "paper"] = "unit"
+    horizons: int = 6
+    kappa: bool = True
+    growth: bool = True
+    delay_half_life_ms: int = 2_419_200_000  # 28 days
+    delay_prior_ages_ms: tuple[int, ...] = (3_600_000, 86_400_000, 604_800_000, 1_209_600_000, 2_592_000_000)
+    delay_prior_shares: tuple[float, ...] = (0.35, 0.5, 0.81, 0.87, 1.0)
+
+
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Shape and start of the network.
 
     Args:
         name: which network of `models/`; only `esmm` so far.
-        objective: `esmm` teaches CVR through the product pCTR * pCVR over all impressions, `composed` on clicks alone.
+        objective: `esmm` teaches CVR through the product pCTR * pCVR over all impressions, `composed` on clicks alone,
+            `both` sums the two.
+        composed_weight: of `composed` within `both`.
         towers: widths of the hidden layers of each tower.
         embedding_width: length of an embedding vector where the feature does not say.
         prior_ctr, prior_cvr: where pCTR and pCVR start: the head biases are their logits.
@@ -72,7 +98,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
     name: Literal["esmm"] = "esmm"
-    objective: Literal["esmm", "composed"] = "esmm"
+    objective: Literal["esmm", "composed", "both"] = "esmm"
+    composed_weight: float = 1.0
     towers: tuple[int, ...] = (128, 64)
     embedding_width: int = 8
     prior_ctr: float = 0.04

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.batch import Batch, Bool, Event, Float64, Inputs
-from models.delay import Kappa, pairs_of, taught
+from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs
+from models.completion import CompletionModel
 from models.esmm import Esmm
 from models.layers.embedded_input import EmbeddedInput, Located
-from models.loss import OBJECTIVES, Objective, ctr_loss
+from models.likelihoods import likelihood_of, logit, sigmoid
+from models.loss import OBJECTIVES, Cost, Objective, ctr_loss, objective_of
 from models.optimizers import DenseAdam, schedule
 from models.safeguards import Refusal, Refusals
-from models.schema import Feature, Network, Optimizer, Safeguards
+from models.schema import Feature, Labels, Network, Optimizer, Safeguards
+from models.teaching import Lesson, Teaching
+from models.weighted import Weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class StepReport:
         kappa: the one this batch was taught with.
         step: number of this step, from 1; None if nothing was learned.
         refusal: why the batch was refused; None if it was not.
+        memory: what the batch's clicks were told, this step included; None if nothing was learned or the method keeps none.
     """
 
     predictions: Predictions
@@ -52,6 +56,7 @@ class StepReport:
     kappa: float
     step: int | None
     refusal: Refusal | None
+    memory: ClickMemory | None = None
 
     @property
     def pctr(self) -> Float64:
@@ -84,21 +89,22 @@ class Learner:
 
     Args:
         features: of the model, in settings order.
-        network, optimizer, safeguards: their settings.
-        method: row of `delay.METHODS` that says what each event teaches.
+        network, optimizer, safeguards, labels: their settings.
+        observation_window_ms, attribution_window_ms: after a click, when its first label is drawn, and its last.
         batch_size: what losses are divided by, however many rows are present.
         kappa_half_life_ms: how fast the mass a click forgets, in event time.
 
     Raises:
-        ValueError: there is no such method, or a size is not above 0.
+        ValueError: there is no such method, it cannot be had with this objective, or a size is not above 0.
 
     Example:
         >>> learner = Learner([Feature(name="user", kind="categorical")], network=Network(prior_cvr=0.1), optimizer=Optimizer(),
-        ...                   safeguards=Safeguards(), method="mature", batch_size=8, kappa_half_life_ms=1000)
+        ...                   safeguards=Safeguards(), labels=Labels(), observation_window_ms=1000,
+        ...                   attribution_window_ms=5000, batch_size=8, kappa_half_life_ms=1000)
         >>> user = Inputs(np.array([[5]]), np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((1, 0), np.float32))
         >>> learner.predict_many(user).pcvr.round(2)
         array([0.1])
-        >>> batch = Batch(user, np.array([Event.MATURED], np.int8), np.ones(1, np.float32))
+        >>> batch = Batch.of(user, np.array([Event.MATURED], np.int8), np.ones(1, np.float32))
         >>> learner.learn_many(batch, at_ms=0).positive
         array([1.])
         >>> learner.embedding_rows, learner.step
@@ -112,7 +118,9 @@ class Learner:
         network: Network,
         optimizer: Optimizer,
         safeguards: Safeguards,
-        method: str,
+        labels: Labels,
+        observation_window_ms: int,
+        attribution_window_ms: int,
         batch_size: int,
         kappa_half_life_ms: int,
     ) -> None:
@@ -120,13 +128,24 @@ class Learner:
             raise ValueError(f"batch_size must be above 0 (got {batch_size}): losses are divided by it")
         torch.set_num_threads(network.threads)
         self._input = EmbeddedInput(features, network=network, initial_sum=optimizer.embedding_initial_accumulator)
-        self._network = Esmm(self._input.widths, network=network)
+        self._teaching = Teaching(
+            features,
+            labels=labels,
+            objective=network.objective,
+            observation_window_ms=observation_window_ms,
+            attribution_window_ms=attribution_window_ms,
+            kappa_half_life_ms=kappa_half_life_ms,
+        )
+        form = self._teaching.method.form
+        self._likelihood = likelihood_of(form, attribution_window_ms=attribution_window_ms)
+        heads = {"cvr": logit(network.prior_cvr)}
+        if self._likelihood is not None:
+            heads = dict(zip(self._likelihood.heads, self._likelihood.starts(network.prior_cvr), strict=True))
+        self._network = Esmm(self._input.widths, network=network, heads={"ctr": logit(network.prior_ctr)} | heads)
         self._adam = DenseAdam(self._network.parameters, weight_decay=optimizer.dense_weight_decay)
         self._optimizer = optimizer
-        self._objective = OBJECTIVES[network.objective]
-        self._pairs = pairs_of(method)
+        self._objective = objective_of(network.objective, composed_weight=network.composed_weight)
         self._refusals = Refusals(safeguards)
-        self._kappa = Kappa(half_life_ms=kappa_half_life_ms)
         self._batch_size = batch_size
         self._steps = 0
 
@@ -138,7 +157,7 @@ class Learner:
     @property
     def kappa(self) -> float:
         """Mass taught for each click seen, as the next batch will be taught with it."""
-        return self._kappa.value
+        return self._teaching.kappa
 
     @property
     def embedding_rows(self) -> int:
@@ -147,7 +166,7 @@ class Learner:
 
     def predict_many(self, inputs: Inputs) -> Predictions:
         """Predictions for B impressions; changes nothing, and an id not seen before has the vector it would start from."""
-        return _predictions(*self._forward(inputs)[2])
+        return self._predictions(self._forward(inputs)[2])
 
     def learn_many(self, batch: Batch, *, at_ms: int) -> StepReport:
         """One step on a batch; none if it is refused or has no rows.
@@ -157,38 +176,40 @@ class Learner:
             at_ms: event time of the batch (the largest due time), by which kappa forgets.
         """
         located, vectors, logits = self._forward(batch.inputs)
-        predictions = _predictions(*logits)
+        predictions = self._predictions(logits)
         unclicked, clicked = batch.events == Event.UNCLICKED, batch.events == Event.CLICKED
-        positive, negative = taught(
-            self._pairs,
-            batch.events,
-            f=predictions.pcvr,
-            s=np.full(len(batch), np.nan),  # no delay model is taught: NaN, so that no method can rest on it unnoticed
-            v=batch.converted.astype(np.float64),
-        )
-        kappa, objective = self._kappa.value, self._objective
+        lesson, objective = self._teaching.weigh(batch, predictions.pcvr, at_ms=at_ms), self._objective
         if not unclicked.any():
             # Under a product loss a click's negatives are carried by the unclicked impressions beside it. Where there are none (traffic
             # has ended, its late labels have not) the product would run away; clicks alone are what `composed` is right for.
             objective = OBJECTIVES["composed"]
-        mass = float(positive.sum() + negative.sum()) if objective.counts_unclicked else 0.0
-        if objective.counts_unclicked:
-            negative[unclicked] = kappa
-        loss, slopes = self._loss(objective, logits, unclicked, clicked, positive, negative)
-        report = StepReport(predictions, positive, negative, loss, kappa, step=None, refusal=None)
+        by_unclicked = lesson.kappa * unclicked if objective.counts_unclicked else np.zeros(len(batch))
+        loss, slopes = self._loss(objective, logits, unclicked, clicked, lesson, by_unclicked)
+        told = lesson.positive, lesson.negative + by_unclicked
+        report = StepReport(predictions, *told, loss, lesson.kappa, step=None, refusal=None)
         if not len(batch):
             return report
 
-        gradients = self._input.backward(self._network.backward(*slopes), located, vectors)
-        refusal = (
-            self._refusals.of_loss(loss * self._batch_size, rows=len(batch))
-            or self._refusals.of_predictions(predictions.pcvr, clicked=~unclicked)
-            or self._refusals.of_gradients([*gradients.values(), *self._network.parameters.gradients])
+        refusal = self._refusals.of_loss(loss * self._batch_size, rows=len(batch)) or self._descend(
+            slopes, located, vectors, predictions.pcvr, clicked=~unclicked
         )
         if refusal is not None:
             nothing = np.zeros(len(batch))
             return replace(report, positive=nothing, negative=nothing, refusal=refusal)
+        mass = lesson.mass if objective.counts_unclicked else 0.0
+        self._teaching.learned(mass=mass, clicks=int(clicked.sum()), at_ms=at_ms)
+        return replace(report, step=self._steps, memory=lesson.memory)
 
+    def _descend(
+        self, slopes: torch.Tensor, located: Located, vectors: dict[int, torch.Tensor], pcvr: Float64, *, clicked: Bool
+    ) -> Refusal | None:
+        """One step down these slopes by the logits; if it is refused, nothing has changed."""
+        gradients = self._input.backward(self._network.backward(slopes), located, vectors)
+        refusal = self._refusals.of_predictions(pcvr, clicked=clicked) or self._refusals.of_gradients(
+            [*gradients.values(), *self._network.parameters.gradients]
+        )
+        if refusal is not None:
+            return refusal
         # Up to here nothing has changed; from here on nothing can fail.
         self._steps += 1
         pace = schedule(self._optimizer, self._steps)
@@ -196,10 +217,51 @@ class Learner:
             rate = pace * self._optimizer.embedding_learning_rate
             table.learn(located.places[width], vectors[width], gradients[width], rate=rate, step=self._steps)
         self._adam.step(rate=pace * self._optimizer.dense_learning_rate)
-        self._kappa.update(mass=mass, clicks=int(clicked.sum()), at_ms=at_ms)
-        return replace(report, step=self._steps)
+        return None
 
-    def _forward(self, inputs: Inputs) -> tuple[Located, dict[int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    def teach_many(self, inputs: Inputs, weighted: Weighted) -> Refusal | None:
+        """One step on rows (one or more) that are weighed already; kappa, traffic and delays take no notice. Why not, if it is refused.
+
+        Raises:
+            ValueError: the method has no pairs that could be weighed.
+        """
+        if self._likelihood is not None:
+            raise ValueError("labels.method must be one of pairs: heads with a likelihood of their own take no weights")
+        located, vectors, logits = self._forward(inputs)
+        ctr_logit, cvr_logit = logits.to("cpu", torch.float64).numpy()
+        with np.errstate(invalid="ignore", over="ignore"):
+            cost = weighted.cost(ctr_logit, cvr_logit)
+            most = abs(weighted).cost(ctr_logit, cvr_logit).nats  # losses of either sign must not hide each other
+        slopes = torch.from_numpy(np.stack([cost.by_ctr, cost.by_cvr]) / self._batch_size).to(logits)
+        on_clicks = (weighted.clicked > 0) | (weighted.composed != 0).any(axis=0)
+        return self._refusals.of_loss(most, rows=len(inputs)) or self._descend(
+            slopes, located, vectors, self._predictions(logits).pcvr, clicked=on_clicks
+        )
+
+    def weigh(self, batch: Batch, *, at_ms: int) -> Lesson:
+        """What a batch would teach about conversions; changes nothing."""
+        return self._teaching.weigh(batch, self.predict_many(batch.inputs).pcvr, at_ms=at_ms)
+
+    def prime_many(self, batch: Batch, *, at_ms: int) -> StepReport:
+        """Looks at a batch from before the start: counts its traffic and what clicks would have been taught, and teaches nothing."""
+        predictions = self.predict_many(batch.inputs)
+        lesson = self._teaching.weigh(batch, predictions.pcvr, at_ms=at_ms)
+        mass = lesson.mass if self._objective.counts_unclicked else 0.0
+        self._teaching.learned(mass=mass, clicks=int((batch.events == Event.CLICKED).sum()), at_ms=at_ms)
+        nothing = np.zeros(len(batch))
+        return StepReport(
+            predictions, nothing, nothing, 0.0, lesson.kappa, step=None, refusal=None, memory=lesson.memory
+        )
+
+    def primed(self, *, at_ms: int) -> None:
+        """Ends priming: all that a method may wait for has had the time to come."""
+        self._teaching.primed(at_ms=at_ms)
+
+    def learn_delays(self, aged: Aged, *, at_ms: int) -> None:
+        """Teaches the delay model with converters whose clicks have come of an age; no gradient step."""
+        self._teaching.learn_delays(aged, at_ms=at_ms)
+
+    def _forward(self, inputs: Inputs) -> tuple[Located, dict[int, torch.Tensor], torch.Tensor]:
         located = self._input.locate(inputs)
         vectors = self._input.read(located)
         return located, vectors, self._network.forward(self._input.forward(inputs, located, vectors))
@@ -207,22 +269,35 @@ class Learner:
     def _loss(
         self,
         objective: Objective,
-        logits: tuple[torch.Tensor, torch.Tensor],
+        logits: torch.Tensor,
         unclicked: Bool,
         clicked: Bool,
-        positive: Float64,
-        negative: Float64,
-    ) -> tuple[float, tuple[torch.Tensor, torch.Tensor]]:
-        """The loss, and its gradients by ctr_logit and cvr_logit: (B,) float32 each."""
-        ctr_logit, cvr_logit = (logit.to("cpu", torch.float64).numpy() for logit in logits)
+        lesson: Lesson,
+        by_unclicked: Float64,
+    ) -> tuple[float, torch.Tensor]:
+        """The loss, and its gradients by the logits: (heads, B) float32."""
+        ctr_logit, *others = logits.to("cpu", torch.float64).numpy()
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused, not warned of
             clicks = ctr_loss(ctr_logit, unclicked.astype(np.float64), clicked.astype(np.float64))
-            conversions = objective.loss(ctr_logit, cvr_logit, positive, negative)
-        by_ctr, by_cvr = (
-            torch.from_numpy((one + other) / self._batch_size).to(logits[0])
-            for one, other in zip(clicks[1:], conversions[1:], strict=True)
-        )
-        return (clicks.nats + conversions.nats) / self._batch_size, (by_ctr, by_cvr)
+            if self._likelihood is None:
+                conversions: Cost = objective.cost(
+                    ctr_logit, others[0], lesson.positive, lesson.negative, unclicked=by_unclicked
+                )
+                nats, slopes = conversions.nats, np.stack([clicks.by_ctr + conversions.by_ctr, conversions.by_cvr])
+            else:
+                nats, by_others = self._likelihood.cost(np.stack(others), lesson.told)
+                slopes = np.concatenate([clicks.by_ctr[None], by_others])
+        return (clicks.nats + nats) / self._batch_size, torch.from_numpy(slopes / self._batch_size).to(logits)
+
+    def _predictions(self, logits: torch.Tensor) -> Predictions:
+        ctr_logit, *others = logits.to("cpu", torch.float64).numpy()
+        pcvr = sigmoid(others[0]) if self._likelihood is None else self._likelihood.pcvr(np.stack(others))
+        return Predictions(sigmoid(ctr_logit), pcvr)
+
+    @property
+    def delays(self) -> CompletionModel:
+        """The delay model."""
+        return self._teaching.delays
 
     def observe_outcomes(self, outcomes: int, positives: int) -> None:
         """Adds OUTCOME labels, `positives` of them conversions, to the rate that the breaker measures by."""
@@ -234,19 +309,36 @@ class Learner:
         tensors |= self._adam.snapshot()
         for width, table in self._input.tables.items():
             tensors |= {f"table_{width}.{name}": value for name, value in table.snapshot().items()}
-        state = {"steps": self._steps, "kappa": self._kappa.snapshot(), "refusals": self._refusals.snapshot()}
+        of_teaching, teaching = self._teaching.snapshot()
+        tensors |= {f"delays.{name}": value for name, value in of_teaching.items()}
+        state = {"steps": self._steps, "teaching": teaching, "refusals": self._refusals.snapshot()}
         return Snapshot(tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes back what `snapshot` gave, in place of all that is here."""
-        tensors, state = snapshot.tensors, snapshot.state
+        self._restore_weights(snapshot)
+        self._teaching.restore(_under("delays", snapshot.tensors), snapshot.state["teaching"])
+        self._refusals.restore(snapshot.state["refusals"])
+
+    def _restore_weights(self, snapshot: Snapshot) -> None:
+        tensors = snapshot.tensors
         self._network.parameters.restore(_under("dense", tensors))
         self._adam.restore(tensors)
         for width, table in self._input.tables.items():
             table.restore(_under(f"table_{width}", tensors))
-        self._steps = state["steps"]
-        self._kappa.restore(state["kappa"])
-        self._refusals.restore(state["refusals"])
+        self._steps = snapshot.state["steps"]
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Takes what belongs to the stream and not to the weights: delay model, kappa, traffic and when the stream began."""
+        self._teaching.restore(_under("delays", snapshot.tensors), snapshot.state["teaching"])
+
+    def begin_from(self, snapshot: Snapshot) -> None:
+        """Starts from what a learner of another method had come to: its weights, optimizers and delay model.
+
+        Counts of traffic and of the mass a click are of its method, and begin anew; the networks must be alike.
+        """
+        self._restore_weights(snapshot)
+        self._teaching.begin_from(_under("delays", snapshot.tensors), snapshot.state["teaching"])
 
     def published(self) -> dict[str, torch.Tensor]:
         """What a scorer needs, as CPU copies.
@@ -271,11 +363,6 @@ class Learner:
         return {
             f"table_{width}.ids": torch.from_numpy(table.take_evicted()) for width, table in self._input.tables.items()
         }
-
-
-def _predictions(ctr_logit: torch.Tensor, cvr_logit: torch.Tensor) -> Predictions:
-    pctr, pcvr = (torch.sigmoid(logit.to("cpu", torch.float64)).numpy() for logit in (ctr_logit, cvr_logit))
-    return Predictions(pctr, pcvr)
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

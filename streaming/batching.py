@@ -9,40 +9,77 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
-from models.batch import Batch, Event
+from models.batch import Aged, Batch, Bool, Event
+from models.delay_edges import bin_of
 from streaming.features import FeatureReader
-from streaming.label import Example, Kind
+from streaming.label import Example, Kind, Slot
+from streaming.open_clicks import OpenClicks
 
 _kind = attrgetter("kind")
 _due_ms = attrgetter("due_ms")
 _features = attrgetter("impression.features")
 _converted = attrgetter("converted")
-_OUTCOME = int(Kind.OUTCOME)
 
-# The losses' word for each kind, by the kind's number; an OUTCOME teaches nothing and has none.
+# The losses' word for each kind, by the kind's number. An OUTCOME teaches nothing and has none.
 _EVENTS = np.array([-1 if kind is Kind.OUTCOME else Event[kind.name] for kind in sorted(Kind)], np.int8)
+_IS_ROW = np.array([kind not in (Kind.OUTCOME, Kind.AGED) for kind in sorted(Kind)])
+_CLICK_KINDS = np.array([kind not in (Kind.OUTCOME, Kind.AGED, Kind.UNCLICKED) for kind in sorted(Kind)])
+_COUNTS_AS_ROW = bytes(int(_IS_ROW[kind]) if kind < len(_IS_ROW) else 0 for kind in range(256))
 
 
-def collate(examples: Sequence[Example], reader: FeatureReader) -> Batch:
+def is_row(examples: Sequence[Example]) -> Bool:
+    """(n,) whether each example is a row of a step; OUTCOMEs score predictions, and AGED teach the delay model alone."""
+    return _IS_ROW[np.frombuffer(_kinds(examples), np.uint8)]
+
+
+def collate(examples: Sequence[Example], reader: FeatureReader, memory: OpenClicks | None = None) -> Batch:
     """The rows of one step, one for each example, in their order.
 
     Args:
-        examples: those of a group that teach; none is fine.
+        examples: those of a group that are rows; none is fine.
         reader: of the features of these settings.
+        memory: what clicks were taught before, for methods that adjust it.
 
     Raises:
-        ValueError: one of them is an OUTCOME.
+        ValueError: one of them is no row.
     """
-    events = _EVENTS[np.frombuffer(bytes(map(_kind, examples)), np.uint8)]
-    if (events < 0).any():
+    kinds = np.frombuffer(_kinds(examples), np.uint8)
+    if not _IS_ROW[kinds].all():
         raise ValueError(
-            "examples must not hold an OUTCOME: it scores predictions and teaches nothing; leave it out before collating"
+            "examples must not hold an OUTCOME or an AGED: the one scores predictions, the other teaches the delay model alone; "
+            "leave them out before collating"
         )
+    click_ms, delay_ms = np.full((2, len(examples)), -1, np.int64)
+    looks = np.zeros(len(examples), np.int8)
+    for row in np.flatnonzero(_CLICK_KINDS[kinds]).tolist():  # few
+        example = examples[row]
+        if example.click_ms is not None:
+            click_ms[row] = example.click_ms
+            if example.conversion_ms is not None:
+                delay_ms[row] = max(example.conversion_ms - example.click_ms, 0)
+        if example.kind == Kind.REVISIT:
+            looks[row] = example.slot - Slot.REVISIT
     return Batch(
         inputs=reader.read(list(map(_features, examples))),
-        events=events,
+        events=_EVENTS[kinds],
         converted=np.fromiter(map(_converted, examples), np.float32, len(examples)),
+        click_ms=click_ms,
+        delay_ms=delay_ms,
+        looks=looks,
+        memory=None if memory is None else memory.recall(examples),
     )
+
+
+def collate_aged(examples: Sequence[Example], reader: FeatureReader, edges_ms: tuple[int, ...]) -> Aged:
+    """What the AGED among these examples tell the delay model."""
+    aged = [example for example in examples if example.kind == Kind.AGED]
+    edges = [example.slot - Slot.AGED for example in aged]
+    in_bin = [
+        bin_of(max(example.conversion_ms - example.click_ms, 0), edges_ms) == edge
+        for example, edge in zip(aged, edges, strict=True)
+        if example.conversion_ms is not None and example.click_ms is not None
+    ]
+    return Aged(reader.read(list(map(_features, aged))), np.array(edges, np.int64), np.array(in_bin, np.bool_))
 
 
 class Batcher:
@@ -50,7 +87,7 @@ class Batcher:
 
     A group holds examples of one interval of due time, in their order. It leaves when it holds `batch_size` rows, or when its
     interval is over: the watermark has passed the interval's last millisecond, or an example of a later one has come (it could
-    not have left the join before that). OUTCOMEs travel along, since they score predictions, but are no rows.
+    not have left the join before that). OUTCOMEs and AGED travel along, but are no rows.
 
         interval      0               1                        2
         due time      |--------------|------------------------|----
@@ -108,16 +145,16 @@ class Batcher:
     def restore(self, snapshot: bytes) -> None:
         """Goes on from a snapshot; what was held is forgotten."""
         self._open = decode_examples(snapshot)
-        self._rows = len(self._open) - _kinds(self._open).count(_OUTCOME)
+        self._rows = _count_rows(_kinds(self._open))
 
     def _fill(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
         """Adds examples of the interval that is open; gives each group that is full."""
         kinds = _kinds(examples)
         start = 0
         # Where each row stands, counted from the start. Looked up only if this list fills a group.
-        rows = len(kinds) - kinds.count(_OUTCOME)
+        rows = _count_rows(kinds)
         if self._rows + rows >= self._batch_size:
-            places = np.flatnonzero(np.frombuffer(kinds, np.uint8) != _OUTCOME)
+            places = np.flatnonzero(_IS_ROW[np.frombuffer(kinds, np.uint8)])
             taken = 0
             while self._rows + rows >= self._batch_size:
                 wanted = self._batch_size - self._rows
@@ -135,6 +172,10 @@ class Batcher:
     def _end_ms(self) -> int:
         """The first millisecond after the interval that is open."""
         return (self._open[-1].due_ms // self._batch_interval_ms + 1) * self._batch_interval_ms
+
+
+def _count_rows(kinds: bytes) -> int:
+    return kinds.translate(_COUNTS_AS_ROW).count(1)
 
 
 def encode_examples(examples: Sequence[Example]) -> bytes:

@@ -20,6 +20,8 @@ from safetensors.torch import load, save
 
 from streaming.joined import JoinSnapshot
 from streaming.log_file import Place
+from streaming.open_clicks import OpenClick
+from streaming.recalibrating import OpenRaw
 from streaming.scoring import ScoreboardState
 from streaming.settings import Settings, differences
 
@@ -41,7 +43,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         number: of the cut, from 1. at_ms: the watermark it was taken at; None before the first record.
         places: file -> how far it was read, with the running maximum of its event times.
-        join, batch, scoreboard, learner: the stages' own snapshots; the learner's tensors stand apart.
+        join, batch, scoreboard, clicks, recalibrated, learner: the stages' own snapshots; tensors stand apart.
         counts: what was counted so far, as `RunMetrics` names it.
         lengths: output file -> bytes. weights_version: the last one published.
         is_closed: whether the run was closed at its end: nothing can follow.
@@ -53,6 +55,8 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     join: JoinSnapshot
     batch: bytes
     scoreboard: ScoreboardState
+    clicks: dict[str, OpenClick]
+    recalibrated: dict[str, OpenRaw]
     learner: dict[str, Any]
     counts: dict[str, Any]
     lengths: dict[str, int]

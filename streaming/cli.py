@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import msgspec
 import typer
 
+from streaming.cli_backfill import backfill
+from streaming.cli_weights import Json, Run, weights
 from streaming.console import ERR, OUT, print_json, print_rows, print_table, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
 
@@ -22,16 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keeps click and conversion models fresh from event streams, although conversions come hours or days late.",
 )
-weights_app = typer.Typer(no_args_is_help=True, help="Look at published weights.")
-app.add_typer(weights_app, name="weights")
+app.add_typer(weights, name="weights")
+app.command()(backfill)
 
 Log = Annotated[Path, typer.Argument(help="Directory with impressions, clicks and conversions.", metavar="LOG")]
-Run = Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="Settings (TOML). Default: LOG/settings.toml, else suggested from a look at LOG."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,15 +52,17 @@ def _mendable() -> tuple[type[Exception], ...]:
     from streaming.adapters.files import LogError
     from streaming.adapters.run_directory import RunDirectoryError
     from streaming.checkpoint import CutError
+    from streaming.lab.compare.files import ResultsError
     from streaming.lab.explain import ExplainError
     from streaming.lab.importers import SourceError
     from streaming.lab.report.files import RunFilesError
     from streaming.lab.verify import VerifyError
     from streaming.pipeline import RunEndedError
+    from streaming.standing_run import BackfillError
 
     return (
-        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, OSError,
+        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
+        VerifyError, RunEndedError, BackfillError, OSError,
     )  # fmt: skip
 
 
@@ -118,8 +119,11 @@ def check(log: Log, config: Config = None, as_json: Json = False) -> None:
 def generate(
     out: Annotated[Path, typer.Argument(help="Directory for the log; made if it is not there.", metavar="OUT")],
     impressions: Annotated[int, typer.Option(help="Impressions to show.")] = 200_000,
-    days: Annotated[float, typer.Option(help="Days over which they are shown; conversions follow after that.")] = 14.0,
+    days: Annotated[
+        float | None, typer.Option(help="Days over which they are shown. Default: 14, or Criteo's 60.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and dials give the same bytes.")] = 0,
+    form: Annotated[str, typer.Option("--format", help="log, or criteo-delayed: a data.txt as Criteo's.")] = "log",
     dials: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,39 +136,29 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write a simulated log whose truth is known: users, items, late conversions, and everything that goes wrong on the way."""
-    from streaming.lab.dials import parse_dials
-    from streaming.lab.summary import world_rows
-    from streaming.lab.world import World
-    from streaming.lab.world import generate as generate_world
+    from streaming.lab.simulate import simulation
 
-    try:
-        values = {"impressions": impressions, "days": days, "seed": seed} | parse_dials(dials or [])
-        world = World.clean(**values) if clean else World(**values)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+    world = simulation(form, impressions=impressions, days=days, seed=seed, dials=dials or [], clean=clean)
     with progress(f"writing {out}", world.impressions) as done:
-        summary = generate_world(out, world, lambda shown, of: done(shown))
-    if as_json:
-        print_json(summary)
-        return
-    print_rows(f"A world in {out}", world_rows(summary))
+        summary, rows = world.write(out, done)
+    print_json(summary) if as_json else print_rows(f"A world in {out}", rows)
 
 
 @app.command("import")
 def import_log(
-    name: Annotated[str, typer.Argument(help="talkingdata or open-bandit.", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="criteo-delayed, talkingdata, open-bandit, or table: any other.", metavar="NAME")
+    ],
     source: Annotated[Path, typer.Argument(help="The data set's file, or the directory that holds it.", metavar="SRC")],
     out: Annotated[Path, typer.Argument(help="Directory for the log.", metavar="OUT")],
+    mapping: Annotated[Path | None, typer.Option("--mapping", help="What a table's columns are (TOML).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a public data set into an event log, sorted by event time, with settings to replay it."""
-    from streaming.lab.importers import import_open_bandit, import_talkingdata
+    """Turn a public data set, or any flat table, into an event log, sorted by event time, with settings to replay it."""
+    from streaming.lab.imports import import_named
 
-    importers = {"talkingdata": import_talkingdata, "open-bandit": import_open_bandit}
-    if name not in importers:
-        raise SettingsError(f"NAME must be one of {', '.join(importers)} (got {name!r})")
     with progress(f"importing {source}", None):
-        summary = importers[name](source, out)
+        summary = import_named(name, source, out, mapping)
     print_json(summary) if as_json else print_rows(f"Imported {name}", summary.rows())
 
 
@@ -291,6 +285,59 @@ def report(
 
 
 @app.command()
+def compare(
+    log: Log,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the comparison; made if it is not there.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Delayed-feedback methods, with commas; pretrained, window and oracle are always among them."
+        ),
+    ] = "window,fnw,es_dfm,defer,defuse,ddfm,survival,mature",
+    config: Config = None,
+    seeds: Annotated[int, typer.Option(help="Random starts of the network; every method runs with each.")] = 1,
+    pretrain_days: Annotated[
+        float | None, typer.Option(help="Days of the first part, that all start from. Default: half of the log.")
+    ] = None,
+    close_at_end: Annotated[
+        bool, typer.Option("--close-at-end", help="LOG is complete: a click without conversion by its end has none.")
+    ] = False,
+    processes: Annotated[int | None, typer.Option(help="Runs at a time. Default: one for each core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run delayed-feedback methods side by side on LOG: what each would have done, hour by hour, between window and oracle."""
+    from streaming.lab.compare.command import compare as compare_methods
+    from streaming.lab.compare.page import write_page
+    from streaming.lab.compare.results import results, write_results
+    from streaming.lab.compare.table import table
+    from streaming.lab.compare.words import notes
+
+    settings = _settings_of(log, config)
+    with progress(f"comparing on {log}", 1000) as done:
+        compare_methods(
+            log,
+            settings,
+            out,
+            methods=[name.strip() for name in methods.split(",") if name.strip()],
+            seeds=range(settings.network.seed, settings.network.seed + seeds),
+            pretrain_days=pretrain_days,
+            close_at_end=close_at_end,
+            processes=processes,
+            progress=lambda what, share: done(round(1000 * share)),
+        )
+    found = results(out)
+    write_results(found, out / "compare.json")
+    page = write_page(found, out / "compare.html")
+    if as_json:
+        print_json(found)
+        return
+    OUT.print(table(found))
+    for note in notes(found):
+        OUT.print(note, markup=False, style="dim")
+    print_rows("Where things are", [("the page", str(page)), ("the figures", str(out / "compare.json"))])
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Directory for the demo; made if it is not there.")] = Path("demo"),
     impressions: Annotated[int, typer.Option(help="Impressions to simulate.")] = 200_000,
@@ -337,57 +384,3 @@ def demo(
             ("one impression's story", "afterclick explain RUN IMPRESSION_ID"),
         ],
     )
-
-
-@weights_app.command("list")
-def weights_list(run: Run, as_json: Json = False) -> None:
-    """List the versions that RUN has published, the newest last."""
-    from streaming.adapters.directory import DirectoryError, list_versions
-    from streaming.lab.durations import utc
-
-    versions = list_versions(run / "weights")
-    if not versions:
-        raise DirectoryError(f"{run / 'weights'} holds no weights: name the directory that `afterclick replay` wrote")
-    if as_json:
-        print_json(versions)
-        return
-    rows: list[list[str]] = []
-    for version in versions:
-        manifest, state = version.manifest, "current" if version.is_current else version.damage or ""
-        if manifest is None:
-            rows.append([version.name, "", "", "", state])
-            continue
-        when = "" if manifest.watermark_ms is None else utc(manifest.watermark_ms)
-        embedded = sum(entry.shape[0] for name, entry in manifest.tensors.items() if name.endswith(".ids"))
-        size = sum(part.size for part in manifest.parts.values())
-        rows.append([version.name, when, f"{embedded:,}", f"{size:,}", state])
-    print_table(f"Weights in {run}", ["version", "event time", "embedding rows", "bytes", ""], rows)
-
-
-@weights_app.command("show")
-def weights_show(
-    run: Run,
-    name: Annotated[
-        str | None, typer.Argument(help="EPOCH-VERSION as listed; default: the current one.", metavar="VERSION")
-    ] = None,
-) -> None:
-    """Show what a version was made of, as JSON; every byte of it is verified first."""
-    from streaming.adapters.directory import read_version
-
-    published = read_version(run / "weights", name)
-    typer.echo(msgspec.json.format(msgspec.json.encode(published.manifest), indent=2).decode())
-
-
-@weights_app.command("diff")
-def weights_diff(
-    run: Run,
-    one: Annotated[str, typer.Argument(help="The earlier version.", metavar="A")],
-    other: Annotated[str, typer.Argument(help="The later version.", metavar="B")],
-    as_json: Json = False,
-) -> None:
-    """Say what changed from one version to another: rows added, gone and moved most, dense layers."""
-    from models.weights import decode, difference
-    from streaming.adapters.directory import read_version
-
-    found = difference(decode(read_version(run / "weights", one)), decode(read_version(run / "weights", other)))
-    print_json(found) if as_json else typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())

@@ -9,6 +9,8 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
+from models.batch import Batch
+from models.trainer import StepReport
 from streaming.arrivals import Arrivals
 from streaming.events import RecordKind
 from streaming.joined import Side
@@ -36,6 +38,20 @@ def count_leaving(counts: RunMetrics, examples: Sequence[Example], sides: Iterab
         _add(counts.examples, kind.name, count)
     for side in sides:
         _count_side(counts, side.door, side.record.kind)
+
+
+def count_taught(counts: RunMetrics, batch: Batch, report: StepReport) -> None:
+    """Counts what a batch taught, if it was learned."""
+    if report.refusal is not None:
+        return
+    counts.taught += len(batch)
+    weights = (np.abs(report.positive) + np.abs(report.negative))[batch.click_ms >= 0]
+    weights = weights[weights > 0]
+    counts.conversion_rows += len(weights)
+    counts.conversion_weight += float(weights.sum())
+    counts.conversion_weight_square += float((weights**2).sum())
+    if counts.conversion_weight_square > 0:
+        counts.effective_sample_size = counts.conversion_weight**2 / counts.conversion_weight_square
 
 
 def copy_counts(counts: RunMetrics) -> RunMetrics:

@@ -38,6 +38,7 @@ from streaming.events import Click, Conversion, Fact, Impression
 from streaming.held import Held
 from streaming.joined import (
     CLICK_SLOT,
+    CONVERSION_SLOT,
     Door,
     Due,
     JoinedImpression,
@@ -244,9 +245,12 @@ class Join:
         joined.conversion_ms = max(record.event.event_time_ms, joined.click_ms)
         joined.conversion_known_ms = now_ms
         joined.value = record.event.value
-        for slot in self._schedule.at_conversion:
-            due_ms = max(joined.conversion_ms, now_ms)
-            heapq.heappush(self._timers, (due_ms, joined.impression.impression_id, slot, joined))
+        name = joined.impression.impression_id
+        if self._schedule.tells_conversion:
+            heapq.heappush(self._timers, (max(joined.conversion_ms, now_ms), name, CONVERSION_SLOT, joined))
+        for slot, age_ms in self._schedule.at_ages_ms:
+            if age_ms >= joined.conversion_ms - joined.click_ms:
+                heapq.heappush(self._timers, (max(joined.click_ms + age_ms, now_ms), name, slot, joined))
 
     def _held_until_ms(self) -> float:
         until_ms = self._held.next_ms

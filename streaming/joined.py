@@ -15,6 +15,9 @@ Door = Literal["late", "orphans", "duplicates", "out_of_window"]
 CLICK_SLOT = 0
 """The slot that is due when an impression's click window closes; its order before all others is part of the contract."""
 
+CONVERSION_SLOT = 191
+"""The slot that is due at a conversion; what it yields settles the click, and comes before what else would at the same time."""
+
 
 class JoinedImpression(msgspec.Struct, gc=False):
     """An impression and what has come to it.
@@ -49,10 +52,18 @@ class Side(msgspec.Struct, frozen=True, gc=False):
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """What is due about a clicked impression, as slots: how long after the click each is, and those due at the conversion."""
+    """What is due about a clicked impression, as slots.
+
+    Args:
+        after_click_ms: (slot, how long after the click), ascending in time.
+        tells_conversion: whether `CONVERSION_SLOT` is due at the conversion.
+        at_ages_ms: (slot, age of the click), ascending: due when a click that has converted comes of the age, those not below the
+            delay of its conversion alone.
+    """
 
     after_click_ms: tuple[tuple[int, int], ...]
-    at_conversion: tuple[int, ...] = ()
+    tells_conversion: bool = False
+    at_ages_ms: tuple[tuple[int, int], ...] = ()
 
 
 class Windows(msgspec.Struct, frozen=True):

@@ -45,6 +45,34 @@ class HourMetrics(msgspec.Struct, frozen=True, kw_only=True):
     is_complete: bool
 
 
+class CohortMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of some clicks by now, over what was expected of them by now.
+
+    Args:
+        start_ms: where the hour of the clicks starts. age_ms: what all of them have reached. None for several hours together.
+        expected: sum of p F(age). observed: conversions by the same ages.
+        ratio: observed / expected, the inverse of a calibration; low and high are its 95 % interval, the error of F in it.
+        rests_on_prior: whether F does, for some of them.
+    """
+
+    start_ms: int | None
+    age_ms: int | None
+    clicks: int
+    expected: float
+    observed: int
+    ratio: float | None
+    low: float | None
+    high: float | None
+    rests_on_prior: bool
+
+
+class EarlyMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Calibration of pCVR on clicks whose labels are still open: by hour of the click, and of all together."""
+
+    total: CohortMetrics
+    cohorts: list[CohortMetrics]
+
+
 class RunMetrics(msgspec.Struct, kw_only=True):
     """Everything counted so far in a run.
 
@@ -67,6 +95,9 @@ class RunMetrics(msgspec.Struct, kw_only=True):
         embedding_rows: rows in the tables.
         tasks: "ctr", "cvr", "ctcvr" -> whose ("model" or "served") -> lifetime figures over complete hours.
         hours: the same as sums, by impression hour.
+        early: whose ("model" or "served") -> how conversions come in beside what was predicted, before labels are final.
+        conversion_rows, conversion_weight, conversion_weight_square: of the rows that taught conversions: how many, the sums of
+            |a+| + |a-| and of its squares. effective_sample_size: what they are worth, the one squared over the other; None if none.
         delay_edges_ms, delay_counts: histogram of click-to-conversion delays of the OUTCOMEs; the last bin is open-ended.
         weights_epoch, weights_version: the newest published; 0 before the first.
         cuts: consistent cuts taken, by the run and those it resumed from.
@@ -93,6 +124,11 @@ class RunMetrics(msgspec.Struct, kw_only=True):
     embedding_rows: int = 0
     tasks: dict[str, dict[str, TaskMetrics]] = {}
     hours: list[HourMetrics] = []
+    early: dict[str, EarlyMetrics] = {}
+    conversion_rows: int = 0
+    conversion_weight: float = 0.0
+    conversion_weight_square: float = 0.0
+    effective_sample_size: float | None = None
     delay_edges_ms: list[int] = []
     delay_counts: list[int] = []
     weights_epoch: int = 0

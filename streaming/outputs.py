@@ -10,6 +10,7 @@ from itertools import repeat
 import msgspec
 
 from models.batch import Float64
+from streaming.batching import is_row
 from streaming.joined import Side
 from streaming.label import Example, Kind, slot_name
 from streaming.log_file import Refused
@@ -66,7 +67,7 @@ def example_lines(
     taught: Iterable[tuple[float | None, float | None]] = repeat(nothing)
     if positive is not None and negative is not None:
         pairs = iter(zip(positive.tolist(), negative.tolist(), strict=True))
-        taught = (nothing if example.kind == Kind.OUTCOME else next(pairs) for example in examples)
+        taught = (next(pairs) if row else nothing for row in is_row(examples).tolist())
     return _ENCODER.encode_lines(
         [
             # Nearly all are unclicked, and the facts that those cannot have need not be looked up.

@@ -8,7 +8,7 @@ The way of a click:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, compress
 from operator import attrgetter
 
 import msgspec
@@ -16,20 +16,23 @@ import numpy as np
 import torch
 
 from models.batch import Float64
+from models.delay import method_of
 from models.manifest import Manifest
 from models.safeguards import Refusal
 from models.trainer import Learner, Snapshot
 from models.weights import Weights, encode
 from streaming.arrivals import Arrivals
-from streaming.batching import Batcher, collate
+from streaming.batching import Batcher, collate, collate_aged, is_row
+from streaming.calibrating import Calibrating
 from streaming.checkpoint import Cut
-from streaming.counting import copy_counts, count_arrivals, count_leaving
+from streaming.counting import copy_counts, count_arrivals, count_leaving, count_taught
 from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.joined import Side, Windows
-from streaming.label import Example, Kind, Outcome, Policy
+from streaming.label import Example, Kind, Outcome, Policy, Slot
 from streaming.log_file import Place
 from streaming.metrics import RunMetrics
+from streaming.open_clicks import OpenClicks
 from streaming.outputs import door_of, example_lines, prediction_lines, refused_batch_lines, refused_line, side_line
 from streaming.ports import CutStore, Output, Publisher, Source
 from streaming.scoring import Scoreboard
@@ -68,11 +71,13 @@ class Pipeline:
         self._settings = settings
         self._source, self._output, self._cuts, self._publisher = source, output, cuts, publisher
         self._at_step = at_step
+        method = method_of(settings.labels.method)
         self._policy = Policy(
-            settings.labels.method,
+            map(Kind, method.sees),
             p=0,
-            observation_window_ms=windows.observation_window_ms,
+            observation_window_ms=0 if method.observes_at_click else windows.observation_window_ms,
             attribution_window_ms=windows.attribution_window_ms,
+            horizons=settings.labels.horizons,
             outcomes=outcomes,
         )
         self._join = Join(join_windows(settings), self._policy.schedule)
@@ -83,13 +88,18 @@ class Pipeline:
             network=settings.network,
             optimizer=settings.optimizer,
             safeguards=settings.safeguards,
-            method=settings.labels.method,
+            labels=settings.labels,
+            observation_window_ms=windows.observation_window_ms,
+            attribution_window_ms=windows.attribution_window_ms,
             batch_size=batching.batch_size,
             kappa_half_life_ms=batching.kappa_half_life_ms,
         )
+        self._clicks = OpenClicks() if method.adjusts else None
         self._scoreboard = Scoreboard(
             click_window_ms=windows.click_window_ms, attribution_window_ms=windows.attribution_window_ms
         )
+        looks_ms = dict(self._policy.schedule.after_click_ms).get(Slot.OBSERVED)
+        self._calibrating = Calibrating(settings, self._learner.delays, looks_ms=looks_ms)
         self._counts = RunMetrics(weights_epoch=publisher.issue_epoch())
         self._watermark_ms: int | None = None
         self._is_changed = False  # since the last cut
@@ -146,10 +156,14 @@ class Pipeline:
 
     def _learn(self, groups: Iterator[list[Example]]) -> None:
         for group in groups:
-            rows = [example for example in group if example.kind != Kind.OUTCOME]
-            report = self._learner.learn_many(collate(rows, self._reader), at_ms=group[-1].due_ms)
+            at_ms = group[-1].due_ms
+            rows = list(compress(group, is_row(group)))
+            batch = collate(rows, self._reader, self._clicks)
+            report = self._learner.learn_many(batch, at_ms=at_ms)
+            pcvr = self._calibrating.corrected(batch, report.pcvr)
             before = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
-            predictions = self._scoreboard.predict(group, *_spread(group, report.pctr, report.pcvr))
+            predictions = self._scoreboard.predict(*_scored(group, report.pctr, pcvr))
+            self._calibrating.on_batch(group, rows, batch, report.pcvr, self._scoreboard)
             after = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
             self._learner.observe_outcomes(after[0] - before[0], after[1] - before[1])
             is_learned = report.refusal is None
@@ -157,17 +171,26 @@ class Pipeline:
             self._output.append("examples.jsonl.zst", example_lines(group, positive, negative, report.step))
             self._output.append("predictions.jsonl.zst", prediction_lines(predictions))
             self._counts.last_loss = report.loss if is_learned else self._counts.last_loss
-            self._counts.taught += len(rows) if is_learned else 0
-            if report.refusal is not None:
+            count_taught(self._counts, batch, report)
+            if self._clicks is not None and report.memory is not None:
+                self._clicks.remember(rows, report.memory)
+            elif self._clicks is not None:
+                self._clicks.settle(rows)  # refused: what it was to settle, nothing settles later
+            if report.refusal is None:
+                aged = collate_aged(group, self._reader, self._policy.edges_ms)
+                self._learner.learn_delays(aged, at_ms=at_ms)
+            else:
                 self._refuse_batch(group, report.refusal)
 
     def _cut(self) -> None:
         """One consistent cut. What a crash costs, after each step: nothing; what was done since the last cut is done again, alike."""
+        if self._watermark_ms is not None:
+            self._calibrating.advance(self._watermark_ms)
         self._at_step(1)
         # 1. Output made durable. Crash: the files are longer than the cut that is resumed from says; they are cut back to it.
         lengths = self._output.sync()
         self._at_step(2)
-        # 2. Weights published. Crash: the resumed run learns the same bits again and publishes them under a new epoch.
+        # 2. Weights published, with maps as of now. Crash: the resumed run learns the same bits again and publishes them under a new epoch.
         self._publish()
         self._at_step(3)
         # 3. State written, under a name that nobody resumes from. Crash: the leftover is deleted by the next cut.
@@ -202,10 +225,11 @@ class Pipeline:
             offsets={name: place.line for name, place in self._source.places().items()},
             metrics=figures,
         )
-        self._publisher.publish(encode(Weights(manifest, self._learner.published())))
+        self._publisher.publish(encode(Weights(manifest, self._learner.published() | self._calibrating.published())))
 
     def _snapshot(self, lengths: dict[str, int]) -> tuple[Cut, dict[str, torch.Tensor]]:
         learner = self._learner.snapshot()
+        of_calibrating, recalibrated = self._calibrating.snapshot()
         self._cut_places = dict(self._source.places())
         cut = Cut(
             number=self._counts.cuts,
@@ -214,20 +238,26 @@ class Pipeline:
             join=self._join.snapshot(),
             batch=self._batcher.snapshot(),
             scoreboard=self._scoreboard.snapshot(),
+            clicks={} if self._clicks is None else self._clicks.snapshot(),
+            recalibrated=recalibrated,
             learner=learner.state,
             counts=msgspec.to_builtins(msgspec.structs.replace(self._counts, feature_faults=dict(self._reader.faults))),
             lengths=lengths,
             weights_version=self._counts.weights_version,
             is_closed=self._is_closed,
         )
-        return cut, learner.tensors
+        return cut, learner.tensors | {f"calibrating.{name}": tensor for name, tensor in of_calibrating.items()}
 
     def restore(self, cut: Cut, tensors: dict[str, torch.Tensor]) -> None:
         """Takes up where a cut was taken; source and output must have been brought there."""
         self._join.restore(cut.join)
         self._batcher.restore(cut.batch)
         self._scoreboard.restore(cut.scoreboard)
+        if self._clicks is not None:
+            self._clicks.restore(cut.clicks)
         self._learner.restore(Snapshot(tensors, cut.learner))
+        of_calibrating = {name.removeprefix("calibrating."): tensor for name, tensor in tensors.items()}
+        self._calibrating.restore(of_calibrating, cut.recalibrated)
         epoch = self._counts.weights_epoch
         self._counts = msgspec.convert(cut.counts | {"weights_epoch": epoch}, RunMetrics)
         self._reader.faults.update(self._counts.feature_faults)
@@ -289,6 +319,7 @@ class Pipeline:
             embedding_rows=self._learner.embedding_rows,
             tasks=scored.tasks,
             hours=scored.hours,
+            early=self._calibrating.metrics(self._watermark_ms),
             delay_edges_ms=scored.delay_edges_ms,
             delay_counts=scored.delay_counts,
         )
@@ -311,7 +342,7 @@ def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], O
     """What finally became of each click whose attribution window the log covers: the first pass for method `oracle`."""
     windows = settings.windows
     policy = Policy(
-        "window",
+        (),
         p=0,
         observation_window_ms=windows.observation_window_ms,
         attribution_window_ms=windows.attribution_window_ms,
@@ -330,9 +361,10 @@ def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], O
     return outcomes
 
 
-def _spread(group: list[Example], pctr: Float64, pcvr: Float64) -> tuple[Float64, Float64]:
-    """Predictions of a group's rows, laid out over the group; its OUTCOMEs, which are scored with an earlier one, get 0.5."""
-    is_row = np.frombuffer(bytes(map(_kind, group)), np.uint8) != Kind.OUTCOME
+def _scored(group: list[Example], pctr: Float64, pcvr: Float64) -> tuple[list[Example], Float64, Float64]:
+    """The examples of a group that are scored, with their predictions; OUTCOMEs, which have one from before, get 0.5."""
+    kinds = np.frombuffer(bytes(map(_kind, group)), np.uint8)
+    scored = kinds != Kind.AGED
     wide = np.full((2, len(group)), 0.5)
-    wide[0, is_row], wide[1, is_row] = pctr, pcvr
-    return wide[0], wide[1]
+    wide[:, is_row(group)] = pctr, pcvr
+    return list(compress(group, scored)), *wide[:, scored]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import torch
 
+from models.delay import check_combination, method_of
 from streaming.adapters.cut_directory import CutDirectory
 from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.files import BLOCK_BYTES, find_parts, read_lines
@@ -20,8 +21,8 @@ from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
 from streaming.events import EventDecoder, RecordKind
 from streaming.features import FeatureReader
-from streaming.label import METHODS, Outcome
-from streaming.log_file import LogFile, Place
+from streaming.label import Kind, Outcome, check_kinds
+from streaming.log_file import Lines, LogFile, Place
 from streaming.metrics import SIDE_OUTPUTS
 from streaming.pipeline import Pipeline, find_outcomes
 from streaming.settings import Settings, SettingsError, dump
@@ -55,13 +56,16 @@ class LogSource:
             RecordKind.CONVERSION: settings.log.conversions,
         }
         self._files: list[LogFile] = []
+        self._lines: list[Generator[Lines, None, None]] = []
         self.size_bytes: int | None = 0
         for kind, parts in find_parts(log).items():
             for path in parts:
                 name = path.relative_to(log).as_posix()
                 place = (places or {}).get(name, Place())
                 decoder = EventDecoder(kind, fields[kind])
-                self._files.append(LogFile(name, kind, decoder, read_lines(path, place, block_bytes), place))
+                lines = read_lines(path, place, block_bytes)
+                self._lines.append(lines)
+                self._files.append(LogFile(name, kind, decoder, lines, place))
                 is_plain = path.name.endswith(".jsonl")
                 self.size_bytes = (
                     self.size_bytes + path.stat().st_size if is_plain and self.size_bytes is not None else None
@@ -88,6 +92,11 @@ class LogSource:
     def places(self) -> dict[str, Place]:
         """How far each file was handed on."""
         return {file.name: file.place for file in self._files}
+
+    def close(self) -> None:
+        """Lets go of the files, read to their ends or not."""
+        for lines in self._lines:
+            lines.close()
 
 
 class Replay:
@@ -176,6 +185,7 @@ class Replay:
             self._write_run(close_at_end=close_at_end, is_finished=True)
         finally:
             gc.unfreeze()
+            self.source.close()
             self._output.close()
 
     def _write_run(self, *, close_at_end: bool, is_finished: bool) -> None:
@@ -185,8 +195,12 @@ class Replay:
 
 def _refuse_unusable(settings: Settings) -> None:
     """Refuses what only rooms further down can tell to be wrong, before anything is written."""
-    if settings.labels.method not in METHODS:
-        raise SettingsError(f"labels.method must be one of {', '.join(METHODS)} (got {settings.labels.method!r})")
+    labels = settings.labels
+    try:
+        check_combination(labels.method, objective=settings.network.objective, normalization=labels.normalization)
+        check_kinds(map(Kind, method_of(labels.method).sees))
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     try:
         FeatureReader(settings.features)
     except ValueError as error:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from models.batch import Bool, Float64, Int64
 from models.sums import Rows
-from streaming.events import Served
+from streaming.events import Impression, Served
 from streaming.hourly import HOUR_MS, HourlyState, HourlySums, task_metrics
 from streaming.label import Example, Kind
 from streaming.metrics import HourMetrics, RunMetrics
@@ -150,6 +150,10 @@ class Scoreboard:
             sums.fold(self._due_ms)
         return [prediction for prediction in new if prediction is not None]
 
+    def held(self, impression_id: str) -> OpenPrediction | None:
+        """The prediction of a clicked impression whose labels are still open; None if there is none (any more)."""
+        return self._open.get(impression_id)
+
     def _score_clicked(self, example: Example, held: OpenPrediction, labels: Float64) -> None:
         """Notes in (3,) `labels` what this example of a clicked impression settles; holds on to what is still open."""
         impression = example.impression
@@ -270,6 +274,11 @@ def delay_edges(attribution_window_ms: int) -> list[int]:
     while edges[-1] * 2 < attribution_window_ms:
         edges.append(edges[-1] * 2)
     return edges
+
+
+def whose_of(impression: Impression) -> Whose:
+    """Whose prediction an impression is scored with: what was served, if it was logged, else the model's."""
+    return "served" if impression.served is not None and _is_probable(impression.served) else "model"
 
 
 def _is_probable(served: Served) -> bool:

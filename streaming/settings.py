@@ -6,13 +6,14 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import tomli_w
 
-from models.schema import Feature, Network, Optimizer, Safeguards
+from models.schema import Feature, Labels, Network, Optimizer, Safeguards
 
 TimeUnit = Literal["ms", "s", "us", "iso8601"]
 
@@ -66,12 +67,6 @@ class EventTime(Section, frozen=True):
     stall_hold_ms: int = 21_600_000  # 6 h of event time: how long a dead click stream holds the watermark
 
 
-class Labels(Section, frozen=True):
-    """Which examples a joined impression yields."""
-
-    method: str = "mature"  # a row of streaming/label.py: mature, window, oracle
-
-
 class Batching(Section, frozen=True):
     """When examples become a batch. Part of the result: the same log in other batches gives other weights."""
 
@@ -79,6 +74,16 @@ class Batching(Section, frozen=True):
     batch_interval_ms: int = 60_000  # a batch holds examples of one such interval of due time
     linger_ms: int = 1_000  # live: processing time after which a partial batch is learned all the same
     kappa_half_life_ms: int = 43_200_000  # 12 h of event time: how fast the mass-per-click ratio forgets
+
+
+class Recalibrating(Section, frozen=True):
+    """How pCVR is corrected by what earlier predictions led to."""
+
+    kind: Literal["none", "platt", "isotonic"] = "none"  # platt needs some hundred conversions, isotonic some thousand
+    field: str | None = None  # a categorical feature whose values get maps of their own, shrunk to the map of all
+    segment_ms: int = 3_600_000  # of event time, how long a map stands
+    half_life_ms: int = 86_400_000  # in which a click loses half its weight
+    least_conversions: float = 100.0  # before which nothing is corrected
 
 
 class Cuts(Section, frozen=True):
@@ -112,11 +117,12 @@ class Settings(Section, frozen=True):
     network: Network = Network()
     optimizer: Optimizer = Optimizer()
     safeguards: Safeguards = Safeguards()
+    recalibrating: Recalibrating = Recalibrating()
     cuts: Cuts = Cuts()
     features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
-        for rule in (_check_ranges, _check_relations, _check_features):
+        for rule in (_check_ranges, _check_relations, _check_prior, _check_features):
             rule(self)
 
     @property
@@ -133,22 +139,37 @@ class Settings(Section, frozen=True):
 
 _POSITIVE = {
     "windows": ("attribution_window_ms",),
+    "labels": ("horizons", "delay_half_life_ms"),
     "batching": ("batch_size", "batch_interval_ms", "kappa_half_life_ms"),
     "cuts": ("cut_interval_ms", "cuts_kept", "versions_kept"),
     "network": ("embedding_width", "max_rows", "threads"),
     "optimizer": ("embedding_learning_rate", "dense_learning_rate", "decay_half_life_steps"),
     "safeguards": ("breaker_ratio", "loss_limit", "breaker_limit"),
+    "recalibrating": ("segment_ms", "half_life_ms", "least_conversions"),
 }
 
 _LONGEST_MS = 10**14
 """No length of time is longer: 3,000 years, as far as event times may lie apart."""
 
-_MOST = {"seed": 2**63 - 1, "threads": 1_024}
-"""Beyond them torch ends with an error that names no setting, or ends the process."""
+_MOST = {"seed": 2**63 - 1, "threads": 1_024, "horizons": 32}
+"""Beyond them torch ends with an error that names no setting, or ends the process; more horizons have no slots."""
+
+
+_SECTIONS = (
+    "windows",
+    "event_time",
+    "labels",
+    "batching",
+    "network",
+    "optimizer",
+    "safeguards",
+    "recalibrating",
+    "cuts",
+)
 
 
 def _check_ranges(settings: Settings) -> None:
-    for section in ("windows", "event_time", "batching", "network", "optimizer", "safeguards", "cuts"):
+    for section in _SECTIONS:
         for key, value in msgspec.structs.asdict(getattr(settings, section)).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -203,6 +224,16 @@ def _check_relations(settings: Settings) -> None:
         )
 
 
+def _check_prior(settings: Settings) -> None:
+    ages, shares = settings.labels.delay_prior_ages_ms, settings.labels.delay_prior_shares
+    rising = all(a < b for a, b in pairwise((0, *ages))) and all(a <= b for a, b in pairwise((0.0, *shares)))
+    if not ages or len(ages) != len(shares) or not rising or not all(0 < share <= 1 for share in shares):
+        raise SettingsError(
+            "labels.delay_prior_ages_ms and labels.delay_prior_shares must be equally many and ascend, ages above 0, shares above 0 "
+            f"and up to 1 (got {list(ages)} and {list(shares)}): each share is of the conversions that have come by its age"
+        )
+
+
 def _check_features(settings: Settings) -> None:
     by_name: dict[str, Feature] = {}
     for feature in settings.features:
@@ -230,6 +261,9 @@ def _check_features(settings: Settings) -> None:
             raise SettingsError(
                 f'{where}: kind = "crossed" and inputs belong together, one was given without the other'
             )
+    field = settings.recalibrating.field
+    if field is not None and (field not in by_name or by_name[field].kind != "categorical"):
+        raise SettingsError(f"recalibrating.field names {field!r}, which is no categorical feature of these settings")
     for feature in settings.features:
         where = f"features.{feature.name}"
         if feature.inputs and len(feature.inputs) < 2:

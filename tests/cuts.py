@@ -9,7 +9,7 @@ import msgspec
 import torch
 from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput, clicked, converted, line_of, shown
 
-from models.schema import Feature, Network
+from models.schema import Feature, Labels, Network
 from streaming.checkpoint import Cut
 from streaming.log_file import Place
 from streaming.pipeline import Pipeline
@@ -18,6 +18,7 @@ from streaming.settings import Batching, Cuts, EventTime, Settings, Windows
 SETTINGS = Settings(
     windows=Windows(click_window_ms=10, observation_window_ms=20, attribution_window_ms=1_000),
     event_time=EventTime(out_of_orderness_ms=5, clock_skew_ms=1, alignment_ms=100),
+    labels=Labels(method="survival"),
     batching=Batching(batch_size=4, batch_interval_ms=50),
     network=Network(towers=(4,), threads=1),
     cuts=Cuts(cut_interval_ms=100, cuts_kept=3),

@@ -13,6 +13,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from models.delay_edges import edges_ms
 from streaming.metrics import HourMetrics, RunMetrics, TaskMetrics
 from streaming.settings import Labels, Settings, Windows, dump
 
@@ -79,6 +80,7 @@ def fabricate_run(
 
     examples: list[tuple[int, str, int, dict[str, object]]] = []
     predictions: list[dict[str, object]] = []
+    edges = edges_ms(OBSERVATION_WINDOW, ATTRIBUTION_WINDOW)
     outcome: dict[int, bool] = {}
     labelled: list[int] = []
     reach = -1 if watermark is None else watermark
@@ -118,6 +120,12 @@ def fabricate_run(
             examples.append((slot_due, ids[i], order, example))
             if slot == "outcome":
                 outcome[i] = positive
+        for k, edge in enumerate(edges):
+            aged_due = int(click[i]) + edge
+            if k and converts[i] and delay[i] <= edge and aged_due < reach:
+                examples.append(
+                    (aged_due, ids[i], 128 + k, _example("AGED", f"aged_{k}", aged_due, ids[i], int(shown[i]), **known))
+                )
     examples.sort(key=lambda entry: entry[:3])
     rows = [example for *_, example in examples]
     for position, example in enumerate(rows):

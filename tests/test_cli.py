@@ -299,7 +299,8 @@ def test_a_record_that_cannot_be_read_is_kept_with_its_reason(
         ("[windows]\nclick_window_ms = -5", "windows.click_window_ms must not be negative (got -5): set it to 0 or more"),
         ("[windows]\nattribution_window_ms = 5_000_000\nobservation_window_ms = 6_000_000",
          "attribution_window_ms must be at least windows.observation_window_ms (got 5000000 < 6000000): a click would"),
-        ('[labels]\nmethod = "best"', "labels.method must be one of mature, window, oracle (got 'best')"),
+        ('[labels]\nmethod = "best"', "labels.method must be one of mature, window, fnw, fnc, es_dfm, defer, defuse, ddfm, survival, bi_defuse, dfm, oracle, or"),
+        ('[labels]\nmethod = "dfm"', 'labels.method = "dfm" needs network.objective = "composed" (got "esmm"): it has no pair of unit mass'),
         ('[network]\ndevice = "abacus"', "network.device must be one that torch finds here, cpu say (got 'abacus'): "),
         ('[[features]]\nname = "a\\"b"\nkind = "numeric"', "features: a feature path cannot hold a quotation mark"),
         ("windows", "is not TOML"),
@@ -313,6 +314,29 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_is_written(
     assert told.code == 2
     assert told.err.startswith("afterclick: error: ")
     assert reason in told.err
+    assert not (tmp_path / "run").exists()
+
+
+OWN_METHOD = """
+from models.batch import Event
+from models.delay import Method
+
+def half(seen):
+    return seen.v / 2, (1 - seen.v) / 2
+
+TWICE = Method(pairs={event: half for event in (Event.MATURED, Event.IMMEDIATE_POSITIVE, Event.DELAYED_POSITIVE, Event.REAL_NEGATIVE)})
+"""
+
+
+def test_a_method_of_ones_own_that_would_settle_a_click_twice_is_refused(
+    afterclick: Afterclick, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_method_of_test_cli.py").write_text(OWN_METHOD, encoding="utf-8")
+    (tmp_path / "own.toml").write_text('[labels]\nmethod = "own_method_of_test_cli:TWICE"', encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = afterclick("replay", log, "--out", tmp_path / "run", "--config", tmp_path / "own.toml")
+    assert told.code == 2
+    assert "must not see both MATURED and DELAYED_POSITIVE: both take the slot 'settled'" in told.err
     assert not (tmp_path / "run").exists()
 
 
@@ -440,7 +464,10 @@ def test_a_dial_that_does_not_exist_or_cannot_be_turned_so_far_is_refused(
 
 def test_an_import_of_something_else_is_refused(afterclick: Afterclick, log: Path, tmp_path: Path) -> None:
     told = afterclick("import", "nothing", log, tmp_path / "out")
-    assert (told.code, "NAME must be one of talkingdata, open-bandit (got 'nothing')" in told.err) == (2, True)
+    assert (
+        told.code,
+        "NAME must be one of criteo-delayed, talkingdata, open-bandit, table (got 'nothing')" in told.err,
+    ) == (2, True)
     told = afterclick("import", "open-bandit", tmp_path / "none", tmp_path / "out")
     assert (told.code, f"SRC {tmp_path}/none does not exist" in told.err) == (1, True)
     told = afterclick("import", "talkingdata", log, tmp_path / "out")

@@ -36,7 +36,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(log: Path) -> Path:
     path = log.parent / "small.toml"
-    settings = small_settings(log, cuts={"cut_interval_ms": 6 * HOUR_MS}, labels={"method": "window"})
+    settings = small_settings(log, cuts={"cut_interval_ms": 6 * HOUR_MS}, labels={"method": "survival"})
     path.write_text(dump(settings), encoding="utf-8")
     return path
 
@@ -80,6 +80,7 @@ def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
 
 def test_the_run_that_all_are_held_against_has_something_in_every_part(unharmed: dict[str, object]) -> None:
     assert unharmed["weights"]
+    assert unharmed["state"]["clicks"]  # type: ignore[index]
     empty = [name for name in (*PACKED, *(f"{door}.jsonl" for door in SIDE_OUTPUTS)) if not unharmed[name]]
     assert empty == []
     assert int(str(unharmed["cut"])) >= 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -57,7 +57,7 @@ def find_parts(log: Path) -> dict[RecordKind, list[Path]]:
     return parts
 
 
-def read_lines(path: Path, place: Place, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
+def read_lines(path: Path, place: Place, block_bytes: int = BLOCK_BYTES) -> Generator[Lines, None, None]:
     """The lines of one file from a place on, in blocks. A last line without an end counts.
 
     Raises:
@@ -69,7 +69,7 @@ def read_lines(path: Path, place: Place, block_bytes: int = BLOCK_BYTES) -> Iter
     try:
         with path.open("rb") as raw:
             skipped = place.start
-            if path.name.endswith(".jsonl"):
+            if not path.name.endswith((".gz", ".zst")):
                 skipped = min(place.start, 1)  # the end of the line before
                 if raw.seek(0, os.SEEK_END) < raw.seek(place.start - skipped):
                     raise _OtherFileError

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from models.schema import RefusalReason
 from streaming.label import Kind
-from streaming.metrics import SIDE_OUTPUTS, RunMetrics, TaskMetrics
+from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, RunMetrics, TaskMetrics
 
 # Shown from the first scrape on, at 0: `rate()` and `increase()` miss the first event of a series that appears with it.
 _EVENT_KINDS = ("impression", "click", "conversion", "malformed")
@@ -63,6 +63,7 @@ class RunCollector(Collector):
         yield from _state(metrics)
         yield from _learning(metrics)
         yield from _scores(metrics)
+        yield from _early(metrics)
         yield from _delays(metrics)
 
 
@@ -138,6 +139,14 @@ def _learning(metrics: RunMetrics) -> Iterator[Metric]:
     yield from _counter_by("refused_batches", "Batches not learned.", "reason", metrics.refused_batches, reasons)
     yield from _gauge("loss_nats", "Loss of the last step for each configured row.", metrics.last_loss)
     yield from _gauge("kappa_ratio", "Mass taught for each click seen.", metrics.kappa)
+    yield from _counter("conversion_rows", "Rows that taught conversions, with a weight.", metrics.conversion_rows)
+    yield from _counter("conversion_weight", "Sum of their weights.", metrics.conversion_weight)
+    yield from _counter(
+        "conversion_weight_square", "Sum of the squares of their weights.", metrics.conversion_weight_square
+    )
+    yield from _gauge(
+        "effective_sample_size", "Rows of equal weight that they are worth.", metrics.effective_sample_size
+    )
     yield from _gauge("embedding_rows", "Rows in the embedding tables.", metrics.embedding_rows)
     yield from _gauge("weights_epoch", "Epoch of the newest published weights, 0 before.", metrics.weights_epoch)
     yield from _gauge("weights_version", "Version of the newest published weights, 0 before.", metrics.weights_version)
@@ -179,6 +188,31 @@ def _scores(metrics: RunMetrics) -> Iterator[Metric]:
             figure = figure_of(scores)
             if figure is not None and math.isfinite(figure):
                 gauge.add_metric(values, figure)
+        yield gauge
+
+
+_EARLY: tuple[tuple[str, str, Callable[[CohortMetrics], float | None]], ...] = (
+    (
+        "open_clicks_scored",
+        "Clicks whose conversion labels are open, old enough to be counted.",
+        lambda early: early.clicks,
+    ),
+    ("expected_conversions", "Conversions expected of them by now.", lambda early: early.expected),
+    ("early_conversions", "Conversions observed of them by the same ages.", lambda early: early.observed),
+    ("early_conversions_ratio", "Observed over expected; 1 is right.", lambda early: early.ratio),
+    ("early_conversions_ratio_low", "Lower end of its 95 % interval.", lambda early: early.low),
+    ("early_conversions_ratio_high", "Upper end of its 95 % interval.", lambda early: early.high),
+    ("early_conversions_on_prior", "1 while it rests on a prior of delays.", lambda early: float(early.rests_on_prior)),
+)
+
+
+def _early(metrics: RunMetrics) -> Iterator[Metric]:
+    for name, meaning, figure_of in _EARLY:
+        gauge = GaugeMetricFamily(f"afterclick_{name}", meaning, labels=["whose"])
+        for whose, early in metrics.early.items():
+            figure = figure_of(early.total)
+            if figure is not None and math.isfinite(figure):
+                gauge.add_metric([whose], figure)
         yield gauge
 
 

@@ -90,7 +90,8 @@ def timeline_of(
         for line in side_outputs
     ]
     if prediction is not None:
-        first_ms = min((line.due_ms for line in examples), default=prediction.event_time_ms)
+        # An AGED is no row of a step: what is due before the click's first row is not predicted for it.
+        first_ms = min((line.due_ms for line in examples if line.kind != "AGED"), default=prediction.event_time_ms)
         what = f"pctr {prediction.pctr:.4g}, pcvr {prediction.pcvr:.4g}, by the {prediction.whose}"
         moments.append(Moment(first_ms, "prediction", what))
     moments += [Moment(line.due_ms, f"{line.kind} ({line.slot})", _detail(line)) for line in examples]
@@ -113,7 +114,9 @@ def _detail(example: ExampleLine) -> str:
         parts.append(f"conversion after {in_words(example.conversion_ms - example.click_ms)}")
     if example.slot != "click":
         parts.append(f"v = {int(example.converted)}")
-    if example.pos is None or example.neg is None:
+    if example.kind == "AGED":
+        parts.append("for the delay model")
+    elif example.pos is None or example.neg is None:
         parts.append("taught nothing")
     elif example.slot == "click":
         parts.append(

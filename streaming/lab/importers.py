@@ -17,11 +17,10 @@ import msgspec
 from streaming.lab.csv_rows import CSV_SUFFIXES, Row, SourceError, file_in, flag, number, rows_of, time_ms, whole
 from streaming.lab.durations import utc
 from streaming.lab.look import suggest_settings
+from streaming.lab.new_log import NewLog
 from streaming.lab.sorted_log import SortedLog
 
 __all__ = ["ImportSummary", "SourceError", "import_open_bandit", "import_talkingdata"]
-
-SHOWN = 5  # refused rows that a summary names
 
 
 class ImportSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +42,21 @@ class ImportSummary(msgspec.Struct, frozen=True, kw_only=True):
     first_refusals: list[str]
     first_ms: int
     last_ms: int
+
+    @classmethod
+    def of(cls, log: NewLog, source: Path, first_ms: int, last_ms: int) -> ImportSummary:
+        """What has become of `source` in a log that is finished; the first and last impression at these times."""
+        return cls(
+            source=str(source),
+            out=str(log.out),
+            impressions=log.counts["impressions"],
+            clicks=log.counts["clicks"],
+            conversions=log.counts["conversions"],
+            refused=log.counts["dead_letters"],
+            first_refusals=log.first_refusals,
+            first_ms=first_ms,
+            last_ms=last_ms,
+        )
 
     def rows(self) -> list[tuple[str, str]]:
         """The same as (label, value) pairs for a table."""
@@ -176,7 +190,6 @@ def _items(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _import(file: Path, out: Path, columns: Sequence[str], told_by: Callable[[Row], Told]) -> ImportSummary:
-    refusals: list[str] = []
     first_ms = last_ms = None
     with SortedLog(out) as log:
         for row in rows_of(file, columns):
@@ -185,28 +198,21 @@ def _import(file: Path, out: Path, columns: Sequence[str], told_by: Callable[[Ro
                     raise SourceError(row.fault)
                 told = told_by(row)
             except SourceError as error:
-                at = f"{file.name}:{row.number}"
-                log.refuse(at, str(error), row.text)
-                refusals += [f"{at}: {error}"] if len(refusals) < SHOWN else []
+                log.refuse(f"{file.name}:{row.number}", str(error), row.text)
                 continue
             _add(log, row.number, told)
             first_ms = told.event_time_ms if first_ms is None else min(first_ms, told.event_time_ms)
             last_ms = told.event_time_ms if last_ms is None else max(last_ms, told.event_time_ms)
         if first_ms is None or last_ms is None:
-            raise SourceError(f"{file} has no usable row" + (f"; the first: {refusals[0]}" if refusals else ""))
+            raise SourceError(no_usable_row(file, log.first_refusals))
         log.finish()
         log.write("settings.toml", suggest_settings(out))
-    return ImportSummary(
-        source=str(file),
-        out=str(out),
-        impressions=log.counts["impressions"],
-        clicks=log.counts["clicks"],
-        conversions=log.counts["conversions"],
-        refused=log.counts["dead_letters"],
-        first_refusals=refusals,
-        first_ms=first_ms,
-        last_ms=last_ms,
-    )
+    return ImportSummary.of(log, file, first_ms, last_ms)
+
+
+def no_usable_row(file: Path, refusals: Sequence[str]) -> str:
+    """What is said of a file of which nothing could be taken."""
+    return f"{file} has no usable row" + (f"; the first: {refusals[0]}" if refusals else "")
 
 
 def _add(log: SortedLog, line: int, told: Told) -> None:

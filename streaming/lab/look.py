@@ -12,6 +12,7 @@ from typing import Any
 from models.schema import Feature
 from streaming.events import RecordKind
 from streaming.lab.columns import Suggestion, suggest
+from streaming.lab.durations import in_words
 from streaming.lab.sampling import Sample, take_sample
 from streaming.lab.suggest_time import (
     Delays,
@@ -20,7 +21,7 @@ from streaming.lab.suggest_time import (
     event_time_section,
     windows_section,
 )
-from streaming.lab.toml_text import comment, pair
+from streaming.lab.toml_text import comment, duration, pair
 from streaming.settings import Fields, Settings, parse
 
 PRIOR_FROM, PRIOR_TO = 1e-4, 0.98  # a start outside has a logit that takes long to come back from
@@ -106,15 +107,49 @@ def _mapping(sample: Sample) -> Iterator[str]:
 
 
 def _labels() -> str:
+    labels = _STANDARD.labels
+    ages = ", ".join(in_words(age_ms) for age_ms in labels.delay_prior_ages_ms)
     return "\n".join(
         [
-            comment("Which examples a click yields, and when."),
+            comment(
+                "How late conversions are taught. `afterclick compare` shows on this log what each method would have done."
+            ),
             "[labels]",
             comment(
                 '"mature" waits for the final label: never wrong, but attribution_window_ms behind. "window" labels after '
-                "observation_window_ms and forgets what comes later: fresh, and too low."
+                "observation_window_ms and forgets what comes later: fresh, and too low. All others label early and correct what "
+                "comes later: survival, es_dfm, ddfm, defer, defuse and fnw under every objective; fnc, bi_defuse and dfm with "
+                'objective = "composed" in [network] only. "oracle" looks into the future of a log: for replays.',
             ),
-            pair("method", _STANDARD.labels.method),
+            pair("method", labels.method),
+            comment(
+                '"unit": what a click is taught adds up to its label. "paper": as published, for reproduction; "composed" only.'
+            ),
+            pair("normalization", labels.normalization),
+            comment(
+                "Steps between the observation and the attribution window at which survival and dfm look at open clicks again."
+            ),
+            pair("horizons", labels.horizons),
+            comment(
+                "Whether an unclicked impression weighs as much as clicks teach at the time. Off for studies alone."
+            ),
+            pair("kappa", labels.kappa),
+            comment(
+                "Whether what is taught late is scaled by the growth of traffic since its click. Off for studies alone."
+            ),
+            pair("growth", labels.growth),
+            duration(
+                "delay_half_life_ms",
+                labels.delay_half_life_ms,
+                "How long it takes until what was learned about delays has lost half its weight.",
+                "Shorter follows a change sooner, longer knows more.",
+            ),
+            comment(
+                "What is believed of delays until the stream has shown them: of the conversions that ever come, the share that has "
+                "come by each age. As published of the Criteo log; ages beyond the attribution window are cut there."
+            ),
+            f"delay_prior_ages_ms = [{', '.join(f'{age_ms:_}' for age_ms in labels.delay_prior_ages_ms)}]  # {ages}",
+            f"delay_prior_shares = {list(labels.delay_prior_shares)}",
         ]
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from models.delay import METHODS, check_combination
 from streaming.lab.durations import clean_above, in_words, utc
 from streaming.lab.findings import Following, LogFindings, Problem, StreamFindings, WindowAdvice, kind_of, without_place
 from streaming.lab.suggest_time import ENOUGH, SuitedWindows
-from streaming.label import METHODS
 from streaming.settings import Settings
 
 RARE = 0.001  # share of records up to which disorder, repeats and the like are the usual dirt: not worth a line
@@ -52,10 +52,15 @@ def problems_in(found: LogFindings, settings: Settings) -> list[Problem]:
 
 
 def _of_labels(found: LogFindings, settings: Settings) -> Iterator[Problem]:
-    if settings.labels.method not in METHODS:
-        yield Problem(
-            "error", f'there is no labels.method "{settings.labels.method}"', f"set it to one of {', '.join(METHODS)}"
-        )
+    labels = settings.labels
+    if labels.method not in METHODS and ":" not in labels.method:
+        yield Problem("error", f'there is no labels.method "{labels.method}"', f"set it to one of {', '.join(METHODS)}")
+        return
+    try:
+        check_combination(labels.method, objective=settings.network.objective, normalization=labels.normalization)
+    except ValueError as error:
+        what, _, why = str(error).partition(": ")
+        yield Problem("error", what, f"change one of them; {why or 'a replay refuses them together'}")
 
 
 def _of_features(found: LogFindings, settings: Settings) -> Iterator[Problem]:

@@ -148,7 +148,7 @@ class Truth:
             "placement": self._placement[shown.placement, device],
             "rhythm": np.cos((shown.hour - self._peak_hour[membership]) * (2 * np.pi / 24)),
             "match": np.tanh((taste * offer).sum(axis=1) / np.sqrt(TASTES)),
-            "hidden": _product(np.tanh(_product(taste + offer + self._device_taste[device], self._inner)), self._outer),
+            "hidden": product(np.tanh(product(taste + offer + self._device_taste[device], self._inner)), self._outer),
             "brand": np.where(brand < 0, np.nan, self._brand[brand]),
             "tags": self._tags[item],
             "loyalty": np.tanh(3 * _mean_where(items.category[shown.recent] == category[:, None], seen)),
@@ -176,12 +176,12 @@ class Truth:
                 score = _score(effects, task, np.full(len(sample), angle))
                 self._scales[task, k] = 1 / score.std()
                 logit = world.signal * sd * score / score.std()
-                self._intercepts[task, k] = _intercept(logit, weight, mean)
+                self._intercepts[task, k] = intercept_of(logit, weight, mean)
                 weight = weight * sigmoid(logit + self._intercepts[task, k])  # the next is conditional on this one
                 weight /= weight.sum()
             if k == 0:  # weight is by now that of converters
                 haste = world.delay_contrast * self._haste(effects, score / score.std())
-                self._short_intercept = _intercept(haste, weight, world.short_share)
+                self._short_intercept = intercept_of(haste, weight, world.short_share)
 
 
 def _mean_where(values: npt.NDArray[Any], present: npt.NDArray[np.bool_]) -> Floats:
@@ -194,15 +194,15 @@ def _score(effects: Floats, task: int, angle: Floats) -> Floats:
     """(n,) weighted sums of effects, the weights of each pair rotated by the angle."""
     weights = np.array([pair[task] for pair in EFFECTS.values()])
     turned = np.stack((-weights[1::2], weights[0::2]), axis=1).ravel()  # each pair rotated by 90 degrees
-    return _product(effects, weights) * np.cos(angle) + _product(effects, turned) * np.sin(angle)
+    return product(effects, weights) * np.cos(angle) + product(effects, turned) * np.sin(angle)
 
 
-def _product(rows: Floats, matrix: Floats) -> Floats:
+def product(rows: Floats, matrix: Floats) -> Floats:
     """Rows (n, k) times (k,) or (k, m), in one order of summation: BLAS has another for each number of threads."""
     return np.asarray(np.einsum("nk,k...->n...", rows, matrix))
 
 
-def _intercept(logit: Floats, weight: Floats, mean: float) -> float:
+def intercept_of(logit: Floats, weight: Floats, mean: float) -> float:
     """What, added to the logits, makes the weighted mean probability `mean`.
 
     The logit of a mean of sigmoids climbs with the intercept, but never faster than it: steps of the difference

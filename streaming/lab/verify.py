@@ -17,6 +17,8 @@ from streaming import settings as settings_of_run
 from streaming.lab import verify_checks as checks
 from streaming.lab import verify_sql as sql
 from streaming.lab.verdict import UNFINISHED, Check, ClickCoverage, Verdict, difference
+from streaming.lab.verify_ages import edges_of, looks_of
+from streaming.lab.verify_labels import Labels, ages, expected_examples, labels_of
 from streaming.lab.verify_lines import VerifyError
 from streaming.lab.verify_tables import DOORS, TABLES, read_log, read_run
 from streaming.settings import Settings
@@ -58,11 +60,7 @@ def verify(
     told = _told(run)
     is_finished = told.get("is_finished") is not False  # a run that does not say is taken for finished
     settings = settings_of_run.load(run / "settings.toml", {})
-    if settings.labels.method not in sql.METHODS:
-        raise VerifyError(
-            f"labels.method {settings.labels.method!r} cannot be verified (can be: {', '.join(sql.METHODS)}): "
-            "replay the log with one of these; the joined facts are the same under every method"
-        )
+    labels = labels_of(settings.labels.method)
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
         database.execute("SET memory_limit = $limit", {"limit": MEMORY_LIMIT})
         database.execute("SET temp_directory = $spill", {"spill": spill})
@@ -76,6 +74,7 @@ def verify(
             raise VerifyError(f"{UNFINISHED} ({error})") from error
         say("joining by brute force")
         _join(database, settings, is_complete=close_at_end or told.get("close_at_end") is True)
+        _label(database, settings, labels)
         say("comparing")
         database.execute(checks.VIEWS)
         return _judge(database, run, is_finished=is_finished)
@@ -98,7 +97,6 @@ def _told(run: Path) -> dict[str, Any]:
 def _join(database: duckdb.DuckDBPyConnection, settings: Settings, *, is_complete: bool) -> None:
     for name, milliseconds in {
         "click_window": settings.windows.click_window_ms,
-        "observation_window": settings.windows.observation_window_ms,
         "attribution_window": settings.windows.attribution_window_ms,
         "out_of_orderness": settings.event_time.out_of_orderness_ms,
         "clock_skew": settings.event_time.clock_skew_ms,
@@ -109,6 +107,7 @@ def _join(database: duckdb.DuckDBPyConnection, settings: Settings, *, is_complet
     database.execute(sql.ARRIVAL)
     reached = _one(database, sql.FINAL_WATERMARK)
     final = FOREVER_MS if is_complete else reached or 0
+    database.execute(f"CREATE MACRO reached_watermark() AS {reached or 0}::BIGINT")
     database.execute(f"CREATE MACRO final_watermark() AS {final}::BIGINT")
     database.execute(sql.EFFECTS)
     generation = 0
@@ -117,7 +116,16 @@ def _join(database: duckdb.DuckDBPyConnection, settings: Settings, *, is_complet
         database.execute(sql.NEXT_ROUND, {"round": generation})
         generation += 1
     database.execute(sql.FATES)
-    database.execute(sql.expected_examples(settings.labels.method))
+
+
+def _label(database: duckdb.DuckDBPyConnection, settings: Settings, labels: Labels) -> None:
+    observation_ms = 0 if labels.observes_at_click else settings.windows.observation_window_ms
+    windows_ms = observation_ms, settings.windows.attribution_window_ms
+    database.execute(f"CREATE MACRO observation_window() AS {observation_ms}::BIGINT")
+    looks, edges = (ages_of(*windows_ms, settings.labels.horizons) for ages_of in (looks_of, edges_of))
+    database.execute(ages("look", enumerate(looks[1:-1], 1)))
+    database.execute(ages("edge", enumerate(edges[1:], 1)))
+    database.execute(expected_examples(labels))
 
 
 def _judge(database: duckdb.DuckDBPyConnection, run: Path, *, is_finished: bool) -> Verdict:

@@ -85,7 +85,8 @@ ORDER BY what
 
 DUE_ORDER = """
 WITH ranked AS (
-    SELECT line, (due_ms, impression_id, list_position(['click', 'observed', 'settled', 'outcome'], slot)) AS rank FROM example
+    SELECT line, (due_ms, impression_id, list_position(['click', 'observed', 'revisit', 'aged', 'settled', 'outcome'], split_part(slot, '_', 1)),
+                  coalesce(try_cast(split_part(slot, '_', 2) AS INTEGER), 0)) AS rank FROM example
 )
 SELECT 'examples.jsonl.zst:' || line AS what, 'after ' || previous::VARCHAR AS want, rank::VARCHAR AS got
 FROM (SELECT *, lag(rank) OVER (ORDER BY line) AS previous FROM ranked)

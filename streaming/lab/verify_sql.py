@@ -1,4 +1,4 @@
-"""The watermark, the join and the labels once more, in SQL over a whole log; must not know how a stream does it.
+"""The watermark and the join once more, in SQL over a whole log; must not know how a stream does it, nor what a label is.
 
 Nothing here steps through time. Every record gets the instant `at_ms` at which it takes effect and its turn `pos` among all
 effects; what belongs to what is then a question of which `pos` and which `at_ms` lie in which interval.
@@ -165,50 +165,3 @@ FROM (SELECT * FROM effect WHERE kind = 2) conversion
 LEFT JOIN follow USING (n)
 LEFT JOIN converted ON converted.shown_n = follow.shown_n;
 """
-
-_EXAMPLES = """
-CREATE TABLE expected AS
-WITH joined AS (
-    SELECT shown.id AS impression_id, shown.t AS impression_ms, click_ms, click_at_ms, conversion_ms, conversion_at_ms, record.value,
-           click_ms + attribution_window() AS outcome_ms
-    FROM shown LEFT JOIN converted ON converted.shown_n = shown.n LEFT JOIN record ON record.n = converted.n
-), due AS (
-    SELECT *, 'click' AS slot, CASE WHEN click_ms IS NULL THEN 'UNCLICKED' ELSE 'CLICKED' END AS kind,
-           impression_ms + click_window() AS due_ms, false AS label
-    FROM joined
-    UNION ALL BY NAME
-    SELECT *, 'outcome' AS slot, 'OUTCOME' AS kind, outcome_ms AS due_ms, conversion_ms IS NOT NULL AS label
-    FROM joined WHERE click_ms IS NOT NULL
-    UNION ALL BY NAME
-    {method}
-)
-SELECT impression_id, slot, kind, 0::BIGINT AS p, due_ms, impression_ms, click_ms,
-       CASE WHEN kind = 'ORACLE' OR conversion_at_ms <= due_ms THEN conversion_ms END AS conversion_ms, label AS converted,
-       CASE WHEN kind = 'ORACLE' OR conversion_at_ms <= due_ms THEN value END AS value
-FROM due WHERE due_ms < final_watermark();
-"""
-
-_METHODS = {
-    "mature": """
-    SELECT *, 'settled' AS slot, 'MATURED' AS kind, outcome_ms AS due_ms, conversion_ms IS NOT NULL AS label
-    FROM joined WHERE click_ms IS NOT NULL
-    """,
-    "window": """
-    SELECT *, 'observed' AS slot, greatest(click_ms + observation_window(), click_at_ms) AS due_ms,
-           coalesce(conversion_at_ms <= due_ms AND conversion_ms - click_ms <= observation_window(), false) AS label,
-           CASE WHEN label THEN 'IMMEDIATE_POSITIVE' ELSE 'OBSERVED_NEGATIVE' END AS kind
-    FROM joined WHERE click_ms IS NOT NULL
-    """,
-    "oracle": """
-    SELECT *, 'observed' AS slot, 'ORACLE' AS kind, greatest(click_ms, click_at_ms) AS due_ms, conversion_ms IS NOT NULL AS label
-    FROM joined WHERE click_ms IS NOT NULL AND outcome_ms < final_watermark()
-    """,
-}
-
-METHODS = tuple(_METHODS)
-"""The labelling policies that can be verified."""
-
-
-def expected_examples(method: str) -> str:
-    """The statement that makes the table `expected`: the examples that must have left, with the facts known when due."""
-    return _EXAMPLES.format(method=_METHODS[method])

@@ -40,10 +40,11 @@ class TruthFile:
 
     Args:
         path: of the file.
+        name: how an impression is called by its number, as DuckDB's `format` takes it; 16 hex digits unless given.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, name: str = "{:016x}") -> None:
+        self._path, self._name = path, name
 
     def __enter__(self) -> TruthFile:
         self._folder = tempfile.TemporaryDirectory(dir=self._path.parent, prefix=".truth-")
@@ -72,7 +73,7 @@ class TruthFile:
     ) -> None:
         try:
             if error is None:
-                rows = "SELECT format('{:016x}', id) AS impression_id, * EXCLUDE (id) FROM rows"
+                rows = f"SELECT format('{self._name}', id) AS impression_id, * EXCLUDE (id) FROM rows"
                 target = str(self._path).replace("'", "''")
                 self._database.execute(f"COPY ({rows}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
         finally:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from models.safeguards import Refusals
 from models.schema import Safeguards
 from streaming.adapters.prometheus import MetricsPortError, RunCollector, serve
-from streaming.metrics import SIDE_OUTPUTS, RunMetrics, TaskMetrics
+from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, EarlyMetrics, RunMetrics, TaskMetrics
 
 SCORES = TaskMetrics(
     n=1_000,
@@ -65,6 +65,26 @@ RUN = RunMetrics(
     last_loss=0.21,
     embedding_rows=321,
     tasks={"ctr": {"model": SCORES, "served": SCORES}, "cvr": {"model": NO_POSITIVES}},
+    early={
+        "model": EarlyMetrics(
+            total=CohortMetrics(
+                start_ms=None,
+                age_ms=None,
+                clicks=800,
+                expected=20.0,
+                observed=25,
+                ratio=1.25,
+                low=0.8,
+                high=1.9,
+                rests_on_prior=True,
+            ),
+            cohorts=[],
+        )
+    },
+    conversion_rows=50,
+    conversion_weight=40.0,
+    conversion_weight_square=35.0,
+    effective_sample_size=45.7,
     weights_epoch=2,
     weights_version=17,
     cuts=3,
@@ -99,6 +119,17 @@ def registry_of(metrics: RunMetrics, *, clock: Callable[[], int] | None = None) 
         ("afterclick_conversion_delay_seconds_bucket", {"le": "2.0"}, 8),
         ("afterclick_conversion_delay_seconds_bucket", {"le": "+Inf"}, 10),
         ("afterclick_kappa_ratio", {}, 0.93),
+        ("afterclick_conversion_rows_total", {}, 50),
+        ("afterclick_conversion_weight_total", {}, 40),
+        ("afterclick_conversion_weight_square_total", {}, 35),
+        ("afterclick_effective_sample_size", {}, 45.7),
+        ("afterclick_open_clicks_scored", {"whose": "model"}, 800),
+        ("afterclick_expected_conversions", {"whose": "model"}, 20),
+        ("afterclick_early_conversions", {"whose": "model"}, 25),
+        ("afterclick_early_conversions_ratio", {"whose": "model"}, 1.25),
+        ("afterclick_early_conversions_ratio_low", {"whose": "model"}, 0.8),
+        ("afterclick_early_conversions_ratio_high", {"whose": "model"}, 1.9),
+        ("afterclick_early_conversions_on_prior", {"whose": "model"}, 1),
         ("afterclick_loss_nats", {}, 0.21),
         ("afterclick_embedding_rows", {}, 321),
         ("afterclick_weights_epoch", {}, 2),

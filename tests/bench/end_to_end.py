@@ -12,13 +12,15 @@ import json
 import statistics
 import tempfile
 import time
+from itertools import compress
 from pathlib import Path
 
 import msgspec
 
 from models.batch import Batch
+from models.delay import method_of
 from models.trainer import Learner
-from streaming.batching import Batcher, collate
+from streaming.batching import Batcher, collate, is_row
 from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.lab.world import World, generate
@@ -32,7 +34,7 @@ def batches_of(log: Path, settings: Settings) -> list[tuple[Batch, int]]:
     """The batches that a replay of the log learns, with their event times."""
     windows = settings.windows
     policy = Policy(
-        settings.labels.method,
+        map(Kind, method_of(settings.labels.method).sees),
         p=0,
         observation_window_ms=windows.observation_window_ms,
         attribution_window_ms=windows.attribution_window_ms,
@@ -45,7 +47,7 @@ def batches_of(log: Path, settings: Settings) -> list[tuple[Batch, int]]:
         if arrivals.watermark_ms is not None:
             examples = policy.on_due(join.on_watermark(arrivals.watermark_ms)[0])
             for group in [*batcher.on_examples(examples), *batcher.on_watermark(arrivals.watermark_ms)]:
-                rows = [example for example in group if example.kind != Kind.OUTCOME]
+                rows = list(compress(group, is_row(group)))
                 batches.append((collate(rows, reader), group[-1].due_ms))
     return batches
 
@@ -56,7 +58,9 @@ def from_memory(batches: list[tuple[Batch, int]], settings: Settings) -> float:
         network=settings.network,
         optimizer=settings.optimizer,
         safeguards=settings.safeguards,
-        method=settings.labels.method,
+        labels=settings.labels,
+        observation_window_ms=settings.windows.observation_window_ms,
+        attribution_window_ms=settings.windows.attribution_window_ms,
         batch_size=settings.batching.batch_size,
         kappa_half_life_ms=settings.batching.kappa_half_life_ms,
     )

@@ -33,7 +33,7 @@ import esmm_limit  # noqa: E402
 from esmm_limit import BATCH, FIELDS, HIDDEN, WIDTH  # noqa: E402
 
 from models.batch import Batch, Event, Inputs, Int64  # noqa: E402
-from models.schema import Feature, Network, Optimizer, Safeguards  # noqa: E402
+from models.schema import Feature, Labels, Network, Optimizer, Safeguards  # noqa: E402
 from models.trainer import Learner, Snapshot  # noqa: E402
 
 WARM_UP = 3  # steps before the clock starts, as in the baseline
@@ -68,7 +68,9 @@ def ours(ids: int, threads: int, steps: int) -> dict[str, Contestant]:
         network=Network(towers=HIDDEN, threads=threads),
         optimizer=Optimizer(),
         safeguards=Safeguards(),
-        method="mature",
+        labels=Labels(),
+        observation_window_ms=3_600_000,
+        attribution_window_ms=604_800_000,
         batch_size=BATCH,
         kappa_half_life_ms=43_200_000,
     )
@@ -117,7 +119,7 @@ def batch_of(ids: Int64, rng: np.random.Generator) -> Batch:
     kinds = [Event.UNCLICKED, Event.CLICKED, Event.MATURED]
     events = rng.choice(kinds, len(ids), p=[0.92, 0.04, 0.04]).astype(np.int8)
     converted = ((events == Event.MATURED) & (rng.random(len(ids)) < 0.1)).astype(np.float32)
-    return Batch(inputs, events, converted)
+    return Batch.of(inputs, events, converted, click_ms=np.where(events == Event.UNCLICKED, -1, 0))
 
 
 def serve(pipe: Connection, who: str, ids: int, threads: int, steps: int) -> None:

@@ -9,20 +9,36 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from pathlib import Path
 
 import zstandard
 
+from models.delay_edges import edges_ms, horizons_ms
 from streaming.lab.verify_tables import DOORS
 
 BASE_MS = 1_700_000_000_000
 KINDS = ("impression", "click", "conversion")
 STEMS = ("impressions", "clicks", "conversions")
-SLOTS = ("click", "observed", "settled", "outcome")
+SLOTS = ("click", "observed", "revisit", "aged", "settled", "outcome")
+SEES = {
+    "mature": "MATURED",
+    "window": "IP ON",
+    "fnw": "IP ON DP",
+    "fnc": "IP ON DP",
+    "es_dfm": "IP ON DP",
+    "defer": "IP ON DP RN",
+    "defuse": "IP ON DP",
+    "ddfm": "IP ON DP RN",
+    "survival": "IP ON REVISIT DP RN",
+    "bi_defuse": "IP ON DP",
+    "dfm": "IP ON REVISIT DP RN",
+    "oracle": "ORACLE",
+}
 SETTINGS = """
 [windows]
 click_window_ms = {click_window}
-observation_window_ms = 5
+observation_window_ms = {observation_window}
 attribution_window_ms = {attribution_window}
 [event_time]
 out_of_orderness_ms = 10
@@ -32,6 +48,7 @@ orphan_hold_ms = {hold}
 future_skew_ms = 60
 [labels]
 method = "{method}"
+horizons = {horizons}
 """
 
 
@@ -166,6 +183,7 @@ class Shown:
     outcome_due: int = 0
     leaves: int = 0
     conversion: Record | None = None
+    is_doubted: bool = False  # it was told to be an OBSERVED_NEGATIVE
 
 
 @dataclass
@@ -173,10 +191,13 @@ class Joiner:
     """State, an agenda of what is due when, and a clock that only `advance` moves."""
 
     click_window: int
+    observation_window: int
     attribution_window: int
     hold: int
+    horizons: int
     method: str
     now: int = 0
+    reached: float = inf  # once known, the watermark that the log itself comes to
     agenda: list[tuple] = field(default_factory=list)
     ticket: Iterator[int] = field(default_factory=count)
     shown: dict[str, Shown] = field(default_factory=dict)
@@ -184,6 +205,12 @@ class Joiner:
     late: set[str] = field(default_factory=set)
     examples: list[dict] = field(default_factory=list)
     doors: dict[str, list[Record]] = field(default_factory=lambda: {door: [] for door in DOORS})
+
+    def __post_init__(self) -> None:
+        self.sees = SEES[self.method].split()
+        self.first_look = 0 if self.method in ("fnw", "fnc") else self.observation_window
+        windows = self.first_look, self.attribution_window, self.horizons
+        self.looks, self.edges = horizons_ms(*windows)[1:-1], edges_ms(*windows)[1:]
 
     def at(self, when: int, phase: int, order: tuple, action, *arguments) -> None:
         heapq.heappush(self.agenda, (when, phase, order, next(self.ticket), action, arguments))
@@ -212,7 +239,7 @@ class Joiner:
             self.doors["late"].append(record)
             return
         shown = self.shown[record.id] = Shown(record, leaves=close)
-        self.at(close, 1, (record.id, 0), self.emit, shown, "click", close)
+        self.emit_at(close, shown, "click")
         self.at(close + self.hold, 2, (), self.forget, shown)
         waiting = sorted(self.held.pop(record.id, []), key=lambda held: (held.kind, held.t, held.raw))
         for held in waiting:
@@ -235,12 +262,14 @@ class Joiner:
             shown.click_due = max(shown.click_ms, self.now)
             shown.leaves = shown.outcome_due = shown.click_ms + self.attribution_window
             self.at(shown.leaves + self.hold, 2, (), self.forget, shown)
-            if self.method == "window":
-                due = max(shown.click_ms + 5, self.now)
-                self.at(due, 1, (record.id, 1), self.emit, shown, "observed", due)
-            if self.method == "mature":
-                self.at(shown.outcome_due, 1, (record.id, 2), self.emit, shown, "settled", shown.outcome_due)
-            self.at(shown.outcome_due, 1, (record.id, 3), self.emit, shown, "outcome", shown.outcome_due)
+            if "ON" in self.sees:
+                self.emit_at(max(shown.click_ms + self.first_look, self.now), shown, "observed")
+            if "REVISIT" in self.sees:
+                for k, age in enumerate(self.looks, 1):
+                    self.emit_at(max(shown.click_ms + age, self.now), shown, f"revisit_{k}")
+            if "RN" in self.sees or "MATURED" in self.sees:
+                self.emit_at(shown.outcome_due, shown, "settled")
+            self.emit_at(shown.outcome_due, shown, "outcome")
             for held in sorted(self.held.pop(record.id, []), key=lambda held: (held.t, held.raw)):
                 self.conversion(held, again=True)
         return None
@@ -258,6 +287,12 @@ class Joiner:
             self.doors["late"].append(record)
         else:
             shown.conversion = record
+            if "DP" in self.sees:
+                self.emit_at(max(record.t, self.now), shown, "settled", is_news=True)
+            converted_ms = max(record.t, shown.click_ms)
+            for k, age in enumerate(self.edges, 1):
+                if converted_ms <= shown.click_ms + age:
+                    self.emit_at(max(shown.click_ms + age, self.now), shown, f"aged_{k}")
         return None
 
     def wait(self, record: Record, again: bool) -> None:
@@ -277,21 +312,45 @@ class Joiner:
         if self.now == shown.leaves + self.hold and self.shown.get(shown.record.id) is shown:
             del self.shown[shown.record.id]
 
-    def emit(self, shown: Shown, slot: str, due: int) -> None:
+    def emit_at(self, due: int, shown: Shown, slot: str, is_news: bool = False) -> None:
+        self.at(due, 1, (shown.record.id, rank(slot), not is_news), self.emit, shown, slot, due, is_news)
+
+    def emit(self, shown: Shown, slot: str, due: int, is_news: bool) -> None:
         conversion_ms = None if shown.conversion is None else max(shown.conversion.t, shown.click_ms)
-        is_soon = conversion_ms is not None and conversion_ms - shown.click_ms <= 5
-        kind, label = {
-            "click": ("UNCLICKED" if shown.click_ms is None else "CLICKED", False),
-            "observed": ("IMMEDIATE_POSITIVE" if is_soon else "OBSERVED_NEGATIVE", is_soon),
-            "settled": ("MATURED", conversion_ms is not None),
-            "outcome": ("OUTCOME", conversion_ms is not None),
-        }[slot]
+        has_converted = conversion_ms is not None
+        kind: str | None
+        label = has_converted
+        if slot == "click":
+            kind, label = ("UNCLICKED" if shown.click_ms is None else "CLICKED"), False
+        elif slot == "observed":
+            label = has_converted and conversion_ms - shown.click_ms <= self.first_look
+            kind, shown.is_doubted = ("IMMEDIATE_POSITIVE" if label else "OBSERVED_NEGATIVE"), not label
+        elif slot == "outcome":
+            kind = "OUTCOME"
+        elif slot.startswith("aged"):
+            kind = "AGED"
+        elif slot.startswith("revisit"):
+            kind = None if has_converted else "REVISIT"
+        elif is_news:
+            kind = "DELAYED_POSITIVE" if shown.is_doubted else None
+        elif "MATURED" in self.sees:
+            kind = "MATURED"
+        else:
+            kind = None if has_converted else "REAL_NEGATIVE"
+        if kind is None:
+            return
         value = None if shown.conversion is None else shown.conversion.value
         row = {"kind": kind, "slot": slot, "p": 0, "due_ms": due, "impression_id": shown.record.id}
         row |= {"impression_ms": shown.record.t, "click_ms": shown.click_ms, "conversion_ms": conversion_ms}
         self.examples.append({**row, "converted": label, "value": value, "pos": 1.0, "neg": 0.0, "step": 1})
-        if slot == "outcome" and self.method == "oracle":
+        if slot == "outcome" and "ORACLE" in self.sees and due < self.reached:
             self.examples.append({**self.examples[-1], "kind": "ORACLE", "slot": "observed", "due_ms": shown.click_due})
+
+
+def rank(slot: str) -> tuple[int, int]:
+    """Where a slot stands among those due together."""
+    name, _, k = slot.partition("_")
+    return SLOTS.index(name), int(k or 0)
 
 
 def from_the_future(files: list[list[Record]], leads: tuple[int, int, int]) -> list[Record]:
@@ -320,7 +379,7 @@ class Run:
 
 
 def simulate(files: dict[str, list[bytes]], method: str = "mature", *, close: bool = False, **more: int) -> Run:
-    sizes = {"click_window": 20, "attribution_window": 50, "hold": 23, **more}
+    sizes = {"click_window": 20, "observation_window": 5, "attribution_window": 50, "hold": 23, "horizons": 6, **more}
     joiner = Joiner(method=method, **sizes)
     read = parsed(files)
     watermarks: dict[str, int | None] = {}
@@ -338,9 +397,10 @@ def simulate(files: dict[str, list[bytes]], method: str = "mature", *, close: bo
         seen[file] = max(seen[file], record.t)
         watermarks[record.at] = min(clocks) - 10
         joiner.arrive(record, watermarks[record.at], number := number + 1)
-    final = float("inf") if close else max(seen, default=0) - 10
+    joiner.reached = max(seen, default=0) - 10
+    final = inf if close else joiner.reached
     joiner.advance(final)
-    joiner.examples.sort(key=lambda row: (row["due_ms"], row["impression_id"], SLOTS.index(row["slot"])))
+    joiner.examples.sort(key=lambda row: (row["due_ms"], row["impression_id"], rank(row["slot"])))
     rows = {
         door: [
             {"door": door, "kind": KINDS[r.kind], "reason": "…", "at": r.at, "impression_id": r.id}

@@ -15,6 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.delay import METHODS
 from models.schema import Feature
 from streaming.adapters.files import LogError
 from streaming.lab.check import check_log
@@ -254,7 +255,23 @@ def test_a_feature_that_no_record_has_is_told_with_what_is_there(tmp_path: Path)
 def test_a_method_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     settings_ = msgspec.structs.replace(FITTING, labels=Labels(method="matured"))
     problem = told(check_log(written(tmp_path, a_log()), settings_), 'there is no labels.method "matured"')
-    assert (problem.severity, problem.remedy) == ("error", "Set it to one of mature, window, oracle")
+    assert (problem.severity, problem.remedy) == ("error", f"Set it to one of {', '.join(METHODS)}")
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (Labels(method="fnc"), 'labels.method = "fnc" needs network.objective = "composed" (got "esmm")'),
+        (
+            Labels(method="window", normalization="paper"),
+            'labels.normalization = "paper" needs network.objective = "composed"',
+        ),
+        (Labels(method="nowhere_here:OWN"), "labels.method 'nowhere_here:OWN' cannot be imported"),
+    ],
+)
+def test_what_a_replay_would_refuse_is_an_error(labels: Labels, what: str, tmp_path: Path) -> None:
+    problem = told(check_log(written(tmp_path, a_log()), msgspec.structs.replace(FITTING, labels=labels)), what)
+    assert problem.severity == "error"
 
 
 def test_what_only_follows_from_unreadable_impressions_is_not_told_too(tmp_path: Path) -> None:

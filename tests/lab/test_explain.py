@@ -20,7 +20,7 @@ from streaming.settings import Settings, dump
 T = 1_700_000_000_000
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
-#  a  shown T, clicked +10 s, converted +2 h: CLICKED, OBSERVED_NEGATIVE, DELAYED_POSITIVE, OUTCOME, a second click
+#  a  shown T, clicked +10 s, converted +2 h: CLICKED, OBSERVED_NEGATIVE, DELAYED_POSITIVE, AGED, OUTCOME, a second click
 #  b  shown T + 1 min, not clicked
 #  c  shown T + 2 min, clicked +1 s: still open
 #  d  only in the log, its window still open
@@ -31,6 +31,7 @@ LINES = [
     ("CLICKED", "click", "c", T + 2 * MINUTE, T + 17 * MINUTE, T + 2 * MINUTE + 1_000, None, False, 0.0, 0.0, 1),
     ("OBSERVED_NEGATIVE", "observed", "a", T, CLICK + HOUR, CLICK, None, False, 0.0, 0.75, 2),
     ("DELAYED_POSITIVE", "settled", "a", T, CLICK + 2 * HOUR, CLICK, CLICK + 2 * HOUR, True, 1.0, 0.0, 3),
+    ("AGED", "aged_7", "a", T, CLICK + 3 * HOUR, CLICK, CLICK + 2 * HOUR, True, None, None, None),
     ("OUTCOME", "outcome", "a", T, CLICK + 7 * DAY, CLICK, CLICK + 2 * HOUR, True, None, None, None),
 ]
 
@@ -112,10 +113,25 @@ def test_the_timeline_holds_facts_prediction_examples_and_side_outputs_in_order_
             "DELAYED_POSITIVE (settled)",
             "click after 10 s, conversion after 2 h, v = 1, taught a+ 1, a- 0, step 3",
         ),
+        (
+            3 * HOUR + 10_000,
+            "AGED (aged_7)",
+            "click after 10 s, conversion after 2 h, v = 1, for the delay model",
+        ),
         (7 * DAY + 10_000, "OUTCOME (outcome)", "click after 10 s, conversion after 2 h, v = 1, taught nothing"),
         (None, "conversion left by dead_letters", "conversions.jsonl:3: not JSON"),
         (None, "conversion left by dead_letters", "conversions.jsonl:4: looks like seconds"),
     ]
+
+
+def test_an_age_before_the_first_row_is_not_when_the_prediction_was_made(run: Path) -> None:
+    early = ("AGED", "aged_1", "a", T, CLICK + 30_000, CLICK, CLICK + 20_000, True, None, None, None)
+    (run / "examples.jsonl.zst").write_bytes(frames([example(line) for line in (early, LINES[0])]))
+    found = explain(run, "a")
+    assert [moment.at_ms - T for moment in found.timeline if moment.at_ms and moment.what == "prediction"] == [
+        15 * MINUTE
+    ]
+    assert found.notes[0].startswith("its conversion label is not final")
 
 
 def test_the_mass_a_click_was_taught_with_is_summed_over_its_cvr_examples_alone(run: Path) -> None:
@@ -197,5 +213,5 @@ def test_what_is_no_run_or_damaged_is_an_error_that_names_it(run: Path, tmp_path
         explain(run, "a")
     whole = (run / "examples.jsonl.zst").read_bytes()
     (run / "examples.jsonl.zst").write_bytes(whole[:-4])
-    with pytest.raises(ExplainError, match=r"examples\.jsonl\.zst is damaged or cut off after line 5"):
+    with pytest.raises(ExplainError, match=r"examples\.jsonl\.zst is damaged or cut off after line 6"):
         explain(run, "a")

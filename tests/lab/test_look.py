@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from streaming.lab.look import suggest_settings
 from streaming.lab.mapping import find_fields
 from streaming.lab.sampling import take_sample
 from streaming.lab.toml_text import comment, pair
-from streaming.settings import Fields, Settings, parse
+from streaming.settings import Fields, Labels, Settings, parse
 
 START = 1_700_000_000_000
 MINUTE, HOUR = 60_000, 3_600_000
@@ -75,6 +76,16 @@ def written(folder: Path, log: dict[str, list[Record]]) -> Path:
 
 def suggested(folder: Path) -> Settings:
     return parse(suggest_settings(folder))
+
+
+def test_every_key_of_the_labels_is_written_with_its_default_and_a_comment(tmp_path: Path) -> None:
+    text = suggest_settings(written(tmp_path, a_log(50)))
+    section = text.split("[labels]\n")[1].split("\n\n")[0].splitlines()
+    keys = [line.split(" = ")[0] for line in section if not line.startswith("#")]
+    assert keys == list(Labels.__struct_fields__)
+    assert parse(text).labels == Labels()
+    bare = [line for before, line in pairwise(["", *section]) if "#" not in before[:1] + line]
+    assert [line.split(" = ")[0] for line in bare] == ["delay_prior_shares"]  # told with its ages
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from stepping_joiner import BASE_MS, Run, parsed, simulate, wild_log, write_log, write_run
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from stepping_joiner import BASE_MS, SEES, Run, parsed, simulate, wild_log, write_log, write_run
+from worlds import HOUR_MS, small_log, small_settings
 
+from models.delay import METHODS
+from models.delay_edges import edges_ms, horizons_ms
 from streaming.lab.verdict import Verdict
 from streaming.lab.verify import verify
+from streaming.lab.verify_ages import edges_of, looks_of
+from streaming.lab.verify_labels import labels_of
 from streaming.lab.verify_lines import VerifyError
-from streaming.settings import SettingsError
+from streaming.replay import Replay
 
 
 def broken(verdict: Verdict) -> set[str]:
@@ -23,11 +31,14 @@ def broken(verdict: Verdict) -> set[str]:
 # --- agreement -------------------------------------------------------------------------------------------------------
 
 WORLDS = [
-    {"method": "mature"},
-    {"method": "window"},
-    {"method": "oracle"},
+    *({"method": method} for method in SEES),
     {"method": "window", "hold": 40, "close": True},
+    {"method": "oracle", "close": True},
+    {"method": "survival", "close": True, "horizons": 2},
     {"method": "mature", "click_window": 30, "attribution_window": 30, "hold": 33},
+    {"method": "survival", "click_window": 30, "attribution_window": 30, "hold": 33, "horizons": 32},
+    {"method": "ddfm", "observation_window": 50},
+    {"method": "dfm", "observation_window": 0, "horizons": 1},
 ]
 
 
@@ -41,9 +52,55 @@ def test_a_joiner_that_steps_through_time_is_agreed_with(tmp_path: Path, world: 
     assert verdict.clicks.elsewhere["unaccounted"] == 0
 
 
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_log(
+        tmp_path_factory.mktemp("simulated") / "log",
+        impressions=1_000, days=1.0, cvr=0.5, attribution_window_ms=6 * HOUR_MS, late_share=0.1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "close"), [("survival", False), ("survival", True), ("fnc", False), ("oracle", True)]
+)
+def test_a_replay_is_agreed_with(simulated: Path, tmp_path: Path, method: str, close: bool) -> None:
+    network = {"objective": "composed", "towers": (4,), "threads": 1}
+    settings = small_settings(simulated, labels={"method": method, "horizons": 4}, network=network)
+    for _ in Replay(simulated, tmp_path / "run", settings).run(close_at_end=close):
+        pass
+    verdict = verify(simulated, tmp_path / "run")
+    assert verdict.agreed, "\n".join(verdict.lines())
+    assert verdict.checks[0].got > 1_000
+
+
+def test_every_method_is_verified_by_the_kinds_that_it_sees() -> None:
+    assert METHODS.keys() == SEES.keys()
+    for name, method in METHODS.items():
+        labels = labels_of(name)
+        assert sorted(labels.kinds) == sorted(event.name for event in method.sees)
+        assert labels.observes_at_click == method.observes_at_click
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(st.integers(1, 10**10), st.integers(0, 10**10), st.integers(1, 32))
+def test_ages_are_worked_out_as_the_learner_does(longest: int, observation: int, horizons: int) -> None:
+    windows = min(observation, longest), longest, horizons
+    assert tuple(looks_of(*windows)) == horizons_ms(*windows)
+    assert tuple(edges_of(*windows)) == edges_ms(*windows)
+
+
 def test_the_wild_logs_hold_what_they_are_to_prove() -> None:
     runs = [simulate(wild_log(seed)) for seed in range(5)]
     rows = [row for run in runs for row in run.examples]
+    revisited = [row for seed in range(5) for row in simulate(wild_log(seed), "survival").examples]
+    delayed = [row for row in revisited if row["kind"] == "DELAYED_POSITIVE"]
+    assert any(row["conversion_ms"] - row["click_ms"] <= 5 for row in delayed), "no conversion that came after its look"
+    assert any(row["due_ms"] > row["conversion_ms"] for row in delayed), "no delayed positive that was late itself"
+    aged = [(row["impression_id"], row["impression_ms"], row["due_ms"]) for row in rows if row["kind"] == "AGED"]
+    assert len(aged) > len(set(aged)), "no conversion so late that its click had come of several ages"
+    assert {"UNCLICKED", "CLICKED", "IMMEDIATE_POSITIVE", "OBSERVED_NEGATIVE", "REVISIT", "REAL_NEGATIVE"} < {
+        row["kind"] for row in revisited
+    }
     settled = [row for row in rows if row["kind"] == "MATURED"]
     observed = [
         row for seed in range(3) for row in simulate(wild_log(seed), "window").examples if row["slot"] == "observed"
@@ -93,7 +150,13 @@ def test_parquet_and_other_names_are_read(tmp_path: Path) -> None:
     (tmp_path / "log" / "clicks.jsonl").write_text(json.dumps({"meta": {"shown": "a"}, "when.exactly": when}))
     (tmp_path / "log" / "conversions.jsonl").write_text(json.dumps({"impression_id": "a", "s": (BASE_MS + 9) / 1000}))
     verdict = verify(tmp_path / "log", write_run(tmp_path, run))
-    assert [row["kind"] for row in run.examples] == ["CLICKED", "UNCLICKED", "MATURED", "OUTCOME", "UNCLICKED"]
+    assert [row["kind"] for row in run.examples if row["kind"] != "AGED"] == [
+        "CLICKED",
+        "UNCLICKED",
+        "MATURED",
+        "OUTCOME",
+        "UNCLICKED",
+    ]
     assert verdict.agreed, "\n".join(verdict.lines())
 
 
@@ -119,7 +182,7 @@ def lose_an_example(run: Run) -> Plant:
 
 
 def make_one_up(run: Run) -> Plant:
-    row = first(run, kind="MATURED")
+    row = first(run, kind="MATURED", conversion_ms=None)  # no AGED beside it, that would have to come after
     run.examples.insert(run.examples.index(row), row | {"slot": "observed", "kind": "OBSERVED_NEGATIVE"})
     return {"examples": f"{row['impression_id']} observed: not expected, got"}
 
@@ -223,10 +286,29 @@ def alter(door: str, name: str, value: object) -> Callable[[Run], Plant]:
     return plant
 
 
+def come_of_another_age(run: Run) -> Plant:
+    row = first(run, kind="AGED")
+    slot, row["slot"] = row["slot"], "aged_63"
+    return {"examples": f"{row['impression_id']} {slot}: missing"}
+
+
+def swap_two_ages(run: Run) -> Plant:
+    def at(row: dict) -> tuple:
+        return row["due_ms"], row["impression_id"]
+
+    pairs = zip(run.examples, run.examples[1:], strict=False)
+    here = next(
+        i for i, (one, next_) in enumerate(pairs) if one["kind"] == next_["kind"] == "AGED" and at(one) == at(next_)
+    )
+    run.examples[here : here + 2] = run.examples[here + 1], run.examples[here]
+    return {"in order of due_ms": f"examples.jsonl.zst:{here + 2}"}
+
+
 PLANTS: dict[str, list[Callable[[Run], Plant]]] = {
     "labels": [lose_an_example, make_one_up, turn_a_label, call_it_clicked, pay_more, forget_the_click],
     "times": [invent_a_conversion, say_it_late, come_from_elsewhere],
     "laws": [know_too_much, say_it_twice, swap_two],
+    "ages": [swap_two_ages, come_of_another_age],
     "doors": [drop_a_record, take_another_door, stand_elsewhere, leave_by_two_doors, accept_a_broken_line],
     "records": [
         alter("future", "door", "late"),
@@ -400,9 +482,24 @@ def test_a_run_in_another_form_is_refused(wild: tuple, tmp_path: Path) -> None:
 
 def test_labels_that_cannot_be_verified_are_refused(wild: tuple, tmp_path: Path) -> None:
     run = write_run(tmp_path, simulate(wild[0]))
-    (run / "settings.toml").write_text('[labels]\nmethod = "defer"')
-    with pytest.raises((VerifyError, SettingsError), match="defer"):
+    (run / "settings.toml").write_text('[labels]\nmethod = "best"')
+    with pytest.raises(
+        VerifyError, match=r"labels\.method 'best' cannot be verified \(can be: mature, .*module:NAME\)"
+    ):
         verify(wild[1], run)
+    (run / "settings.toml").write_text('[labels]\nmethod = "nowhere_here:OWN"')
+    with pytest.raises(VerifyError, match=r"cannot be asked what it sees .*its module on PYTHONPATH"):
+        verify(wild[1], run)
+
+
+def test_a_method_of_ones_own_is_asked_what_it_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_method_of_test_verify.py").write_text("from models.delay import METHODS\nOWN = METHODS['ddfm']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = wild_log(3)
+    run = simulate(files, "ddfm")
+    run.settings = run.settings.replace('"ddfm"', '"own_method_of_test_verify:OWN"')
+    verdict = verify(write_log(tmp_path, files), write_run(tmp_path, run))
+    assert verdict.agreed, "\n".join(verdict.lines())
 
 
 def test_a_log_that_cannot_be_read_is_refused(wild: tuple, tmp_path: Path) -> None:

@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from models.esmm import Esmm
+from models.likelihoods import logit
 from models.schema import Network
 
 INPUTS = {"shared": 7, "ctr": 3, "cvr": 2}
 TOWERS = [(), (5,), (6, 4), (16, 8, 4)]
+TWO, THREE = ("ctr", "cvr"), ("ctr", "cvr", "delay")
+
+
+def esmm(inputs: dict[str, int], network: Network, heads: tuple[str, ...] = TWO) -> Esmm:
+    starts = {"ctr": logit(network.prior_ctr), "cvr": logit(network.prior_cvr), "delay": 0.5}
+    return Esmm(inputs, network=network, heads={head: starts[head] for head in heads})
 
 
 def inputs(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -18,35 +25,37 @@ def inputs(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def plain(
-    network: Esmm, x: dict[str, torch.Tensor], towers: tuple[int, ...]
+    network: Esmm, x: dict[str, torch.Tensor], towers: tuple[int, ...], heads: tuple[str, ...]
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """Both logits by autograd, tower by tower, from the same weights; and those weights."""
+    """All logits by autograd, tower by tower, from the same weights; and those weights."""
     weights = {name: value.clone().requires_grad_() for name, value in network.parameters.value.items()}
     half = (*towers, 1)[0]
     logits = []
-    for number, task in enumerate(("ctr", "cvr")):
-        mine = slice(number * half, (number + 1) * half)
+    for number, head in enumerate(heads):
+        mine, task = slice(number * half, (number + 1) * half), "ctr" if head == "ctr" else "cvr"
+        private = slice(0, half) if task == "ctr" else slice((number - 1) * half, number * half)
         hidden = x["shared"] @ weights["entrance.shared.weight"][mine].t() + weights["entrance.bias"][mine]
-        hidden = hidden + x[task] @ weights[f"entrance.{task}.weight"].t()
+        hidden = hidden + x[task] @ weights[f"entrance.{task}.weight"][private].t()
         for layer in range(len(towers)):
-            hidden = torch.relu(hidden) @ weights[f"{task}.{layer}.weight"].t() + weights[f"{task}.{layer}.bias"]
+            hidden = torch.relu(hidden) @ weights[f"{head}.{layer}.weight"].t() + weights[f"{head}.{layer}.bias"]
         logits.append(hidden[:, 0])
     return logits, weights
 
 
 @pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("heads", [TWO, THREE], ids=len)
 @pytest.mark.parametrize("towers", TOWERS, ids=str)
-def test_logits_and_all_gradients_are_those_of_autograd(towers, rows):
-    network = Esmm(INPUTS, network=Network(towers=towers, seed=1))
+def test_logits_and_all_gradients_are_those_of_autograd(towers, heads, rows):
+    network = esmm(INPUTS, Network(towers=towers, seed=1), heads)
     x = inputs(rows)
     leaves = {task: value.clone().requires_grad_() for task, value in x.items()}
-    slopes = torch.randn(2, rows, generator=torch.Generator().manual_seed(3))
-    expected, weights = plain(network, leaves, towers)
-    (expected[0] * slopes[0] + expected[1] * slopes[1]).sum().backward()
+    slopes = torch.randn(len(heads), rows, generator=torch.Generator().manual_seed(3))
+    expected, weights = plain(network, leaves, towers, heads)
+    (torch.stack(expected) * slopes).sum().backward()
 
     for _ in range(2):  # a second time, over what the first left in the kept arrays
         found = network.forward(x)
-        by_input = network.backward(slopes[0], slopes[1])
+        by_input = network.backward(slopes)
     for own, judge in zip(found, expected, strict=True):
         torch.testing.assert_close(own, judge.detach())
     for task, leaf in leaves.items():
@@ -57,7 +66,7 @@ def test_logits_and_all_gradients_are_those_of_autograd(towers, rows):
 
 @pytest.mark.parametrize("towers", TOWERS, ids=str)
 def test_predictions_start_at_the_priors(towers):
-    network = Esmm(INPUTS, network=Network(towers=towers, prior_ctr=0.03, prior_cvr=0.2))
+    network = esmm(INPUTS, Network(towers=towers, prior_ctr=0.03, prior_cvr=0.2))
     ctr_logit, cvr_logit = network.forward({task: torch.zeros(4, width) for task, width in INPUTS.items()})
     assert torch.sigmoid(ctr_logit).tolist() == pytest.approx([0.03] * 4)
     assert torch.sigmoid(cvr_logit).tolist() == pytest.approx([0.2] * 4)
@@ -65,7 +74,7 @@ def test_predictions_start_at_the_priors(towers):
 
 @pytest.mark.parametrize(("task", "other"), [("ctr", 1), ("cvr", 0)])
 def test_private_columns_reach_their_own_tower_alone(task, other):
-    network = Esmm(INPUTS, network=Network(towers=(8, 4)))
+    network = esmm(INPUTS, Network(towers=(8, 4)))
     x = inputs(3)
     before = [logit.clone() for logit in network.forward(x)]
     after = network.forward(x | {task: x[task] + 1})
@@ -74,7 +83,7 @@ def test_private_columns_reach_their_own_tower_alone(task, other):
 
 
 def test_hidden_layers_start_within_he_and_heads_smaller():
-    network = Esmm({"shared": 30, "ctr": 0, "cvr": 0}, network=Network(towers=(64, 16)))
+    network = esmm({"shared": 30, "ctr": 0, "cvr": 0}, Network(towers=(64, 16)))
     value = network.parameters.value
     for name, bound in [
         ("entrance.shared.weight", math.sqrt(6 / 30)),
@@ -86,12 +95,12 @@ def test_hidden_layers_start_within_he_and_heads_smaller():
 
 def test_seed_decides_the_start():
     def start(seed: int) -> torch.Tensor:
-        return Esmm(INPUTS, network=Network(seed=seed)).parameters.matrices.clone()
+        return esmm(INPUTS, Network(seed=seed)).parameters.matrices.clone()
 
     assert torch.equal(start(1), start(1))
     assert not torch.equal(start(1), start(2))
 
 
 def test_no_rows_give_no_logits():
-    ctr_logit, cvr_logit = Esmm(INPUTS, network=Network()).forward(inputs(0))
+    ctr_logit, cvr_logit = esmm(INPUTS, Network()).forward(inputs(0))
     assert ctr_logit.shape == cvr_logit.shape == (0,)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.loss import OBJECTIVES, composed_loss, ctr_loss, product_loss
+from models.loss import OBJECTIVES, composed_loss, ctr_loss, objective_of, product_loss
 
 GRID = np.array([-50.0, -30.0, -5.0, -1.0, 0.0, 0.3, 4.0, 30.0, 50.0])
 CTR, CVR = (grid.ravel() for grid in np.meshgrid(GRID, GRID, indexing="ij"))
@@ -58,7 +58,9 @@ def test_loss_and_slopes_are_finite_far_out(name, far):
     assert np.abs([cost.by_ctr, cost.by_cvr]).max() <= 1  # no row pulls harder than its weight
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", [*OBJECTIVES.values(), objective_of("both", composed_weight=0.3)], ids=[*OBJECTIVES, "both"]
+)
 def test_no_gradient_flows_through_weights_that_depend_on_the_prediction(objective):
     a, b = np.array([0.3]), np.array([0.5])
 
@@ -67,13 +69,24 @@ def test_no_gradient_flows_through_weights_that_depend_on_the_prediction(objecti
         return f**2, 1 - f
 
     def nats(logit: np.ndarray, weights_from: np.ndarray) -> float:
-        return objective.loss(a, logit, *weights_at(weights_from)).nats
+        return objective.cost(a, logit, *weights_at(weights_from), unclicked=np.zeros(1)).nats
 
-    found = objective.loss(a, b, *weights_at(b)).by_cvr.item()
+    found = objective.cost(a, b, *weights_at(b), unclicked=np.zeros(1)).by_cvr.item()
     held = (nats(b + 1e-5, b) - nats(b - 1e-5, b)) / 2e-5
     flowing = (nats(b + 1e-5, b + 1e-5) - nats(b - 1e-5, b - 1e-5)) / 2e-5
     assert found == pytest.approx(held, rel=1e-6)
     assert found != pytest.approx(flowing, rel=0.1)
+
+
+def test_both_is_the_sum_of_the_product_over_all_rows_and_a_share_of_the_clicks():
+    a, b, plus, minus, unclicked = (
+        np.array(column) for column in ([0.3, -1.0], [0.5, 0.1], [0.2, 0.0], [0.8, 0.0], [0.0, 0.9])
+    )
+    found = objective_of("both", composed_weight=0.25).cost(a, b, plus, minus, unclicked=unclicked)
+    product, composed = product_loss(a, b, plus, minus + unclicked), composed_loss(a, b, plus, minus)
+    assert found.nats == pytest.approx(product.nats + 0.25 * composed.nats)
+    np.testing.assert_allclose(found.by_ctr, product.by_ctr)
+    np.testing.assert_allclose(found.by_cvr, product.by_cvr + 0.25 * composed.by_cvr)
 
 
 def test_composed_loss_leaves_the_click_tower_alone():

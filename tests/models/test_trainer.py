@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import Batch, Event, Inputs
+from models.batch import Aged, Batch, ClickMemory, Event, Inputs
+from models.delay import METHODS
 from models.embedding import start_vectors
-from models.schema import Feature, Network, Optimizer, Safeguards
+from models.schema import Feature, Labels, Network, Optimizer, Safeguards
 from models.trainer import Learner, Snapshot, StepReport
 
 FEATURES = [
@@ -34,14 +35,16 @@ EVENTS = [Event.UNCLICKED, Event.CLICKED, Event.MATURED]
 
 
 def learner(
-    features=FEATURES, *, method="mature", batch_size=32, network=None, optimizer=None, safeguards=None
+    features=FEATURES, *, method="mature", batch_size=32, network=None, optimizer=None, safeguards=None, growth=False
 ) -> Learner:
     return Learner(
         features,
         network=network or Network(towers=(8, 4), embedding_width=4, threads=1),
         optimizer=optimizer or Optimizer(),
         safeguards=safeguards or Safeguards(),
-        method=method,
+        labels=Labels(method=method, growth=growth),
+        observation_window_ms=3_600_000,
+        attribution_window_ms=604_800_000,
         batch_size=batch_size,
         kappa_half_life_ms=10_000,
     )
@@ -62,7 +65,40 @@ def inputs(rows: int, rng: np.random.Generator) -> Inputs:
 def batch(rows: int, seed: int, events=EVENTS) -> Batch:
     rng = np.random.default_rng(seed)
     drawn = rng.choice(events, rows).astype(np.int8)
-    return Batch(inputs(rows, rng), drawn, ((drawn == Event.MATURED) & (rng.random(rows) < 0.5)).astype(np.float32))
+    return Batch.of(inputs(rows, rng), drawn, ((drawn == Event.MATURED) & (rng.random(rows) < 0.5)).astype(np.float32))
+
+
+SMALL = Network(towers=(8, 4), embedding_width=4, threads=1)
+COMPOSED = Network(towers=(8, 4), embedding_width=4, threads=1, objective="composed")
+HOUR_MS = 3_600_000
+
+
+def of_method(method: str, rows: int, seed: int, *, at_ms: int = 0) -> Batch:
+    """Rows of all events that a method sees, each of a click of its own, and of impressions."""
+    rng = np.random.default_rng(seed)
+    events = rng.permutation(np.resize([Event.UNCLICKED, *METHODS[method].sees, Event.CLICKED], rows)).astype(np.int8)
+    is_conversion = np.isin(events, (Event.IMMEDIATE_POSITIVE, Event.DELAYED_POSITIVE))
+    is_final = np.isin(events, (Event.MATURED, Event.ORACLE))
+    on_click = np.isin(events, METHODS[method].sees)
+    is_later = on_click & ~np.isin(events, (Event.IMMEDIATE_POSITIVE, Event.OBSERVED_NEGATIVE))
+    memory = ClickMemory(
+        np.where(on_click, np.arange(rows), -1),
+        np.where(is_later, rng.uniform(0.1, 0.5, rows), np.nan),
+        np.where(is_later, rng.uniform(0.0, 0.3, rows), np.nan),
+    )
+    return Batch.of(
+        inputs(rows, rng),
+        events,
+        (is_conversion | (is_final & (rng.random(rows) < 0.5))).astype(np.float32),
+        click_ms=np.where(on_click, at_ms - rng.integers(0, 24 * 7, rows) * HOUR_MS, -1),
+        delay_ms=np.where(
+            events == Event.IMMEDIATE_POSITIVE,
+            HOUR_MS // 2,
+            np.where(is_conversion, rng.integers(2, 160, rows) * HOUR_MS, -1),
+        ),
+        looks=np.where(events == Event.REVISIT, rng.integers(1, 6, rows), 0).astype(np.int8),
+        memory=memory if METHODS[method].adjusts else None,
+    )
 
 
 def digest(own: Learner) -> str:
@@ -84,7 +120,7 @@ def course(own: Learner, seeds: range) -> list[StepReport]:
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def by_hand(own: Learner, given: Inputs) -> tuple[list[float], list[float]]:
+def by_hand(own: Learner, given: Inputs, heads: tuple[str, ...] = ("ctr", "cvr")) -> list[list[float]]:
     """Logits of each row from what is published, feature by feature: the second writing of the way through the model."""
     weights = own.published()
     width_of = {f.name: f.width or 4 for f in FEATURES if f.is_embedded}
@@ -98,7 +134,7 @@ def by_hand(own: Learner, given: Inputs) -> tuple[list[float], list[float]]:
 
     singles = ["user", "hour", "item", "shop", "age"]
     bags = ["tags", "history", "words"]
-    found: tuple[list[float], list[float]] = ([], [])
+    found: list[list[float]] = [[] for _ in heads]
     for row in range(len(given)):
         value = {name: vector(name, given.ids[row, column]) for column, name in enumerate(singles)}
         for number, name in enumerate(bags):
@@ -113,17 +149,18 @@ def by_hand(own: Learner, given: Inputs) -> tuple[list[float], list[float]]:
             "cvr": ["shop", "words"],
         }
         x = {task: np.concatenate([value[name] for name in names]) for task, names in order.items()}
-        for number, task in enumerate(("ctr", "cvr")):
-            mine = slice(8 * number, 8 * number + 8)
+        for number, head in enumerate(heads):
+            mine, task = slice(8 * number, 8 * number + 8), "ctr" if head == "ctr" else "cvr"
+            private = slice(0, 8) if task == "ctr" else slice(8 * (number - 1), 8 * number)
             hidden = (
                 weights["dense.entrance.shared.weight"][mine].numpy() @ x["shared"]
                 + weights["dense.entrance.bias"][mine].numpy()
             )
-            hidden = hidden + weights[f"dense.entrance.{task}.weight"].numpy() @ x[task]
+            hidden = hidden + weights[f"dense.entrance.{task}.weight"][private].numpy() @ x[task]
             for layer in range(2):
                 hidden = (
-                    weights[f"dense.{task}.{layer}.weight"].numpy() @ np.maximum(hidden, 0)
-                    + weights[f"dense.{task}.{layer}.bias"].numpy()
+                    weights[f"dense.{head}.{layer}.weight"].numpy() @ np.maximum(hidden, 0)
+                    + weights[f"dense.{head}.{layer}.bias"].numpy()
                 )
             found[number].append(float(hidden[0]))
     return found
@@ -140,33 +177,104 @@ def test_predictions_follow_from_what_is_published():
     assert np.ptp(predictions.pcvr) > 0.01
 
 
-def test_gradients_reach_every_id_as_finite_differences_say():
-    """One step of Adagrad from large sums is plain descent: the move of a vector shows the slope of the loss."""
-    flat = Optimizer(embedding_initial_accumulator=1e12, embedding_learning_rate=1e6, dense_learning_rate=1e-12)
-    taught = batch(16, 5)
-    own = learner(optimizer=flat)
-    own.learn_many(
-        Batch(taught.inputs, np.full(16, Event.AGED, np.int8), np.zeros(16, np.float32)), at_ms=0
-    )  # rows, no lesson
+FLAT = Optimizer(embedding_initial_accumulator=1e12, embedding_learning_rate=1e6, dense_learning_rate=1e-12)
+"""One step of Adagrad from large sums is plain descent: the move of a vector shows the slope of the loss."""
+
+
+def moves(own: Learner, taught: Batch, every: int = 1) -> dict[tuple[str, int, int], float]:
+    """How far a step moves one number in the vector of each id, or of every so many; `own` stands as before the step after it."""
+    no_lesson = Batch.of(taught.inputs, np.full(len(taught), Event.AGED, np.int8), taught.converted)
+    own.learn_many(no_lesson, at_ms=0)  # gives every id its row
     start = own.snapshot()
-
-    def loss_at(name: str, row: int, column: int, step: float) -> float:
-        moved = {key: value.clone() for key, value in start.tensors.items()}
-        moved[name][row, column] += step
-        own.restore(Snapshot(moved, start.state))
-        return own.learn_many(taught, at_ms=0).loss
-
     own.learn_many(taught, at_ms=0)
     after = own.snapshot().tensors
-    slopes, moves = [], []
+    own.restore(start)
+    found = {}
     for name in ("table_3.vectors", "table_4.vectors"):
-        for row in range(len(start.tensors[name])):
-            column = row % start.tensors[name].shape[1]
-            slopes.append((loss_at(name, row, column, 3e-4) - loss_at(name, row, column, -3e-4)) / 6e-4)
-            moves.append((start.tensors[name] - after[name])[row, column].item())
-    slopes, moves = np.array(slopes), np.array(moves)
-    assert np.abs(slopes).max() > 1e-3
-    np.testing.assert_allclose(moves, slopes, atol=0.03 * np.abs(slopes).max())
+        moved = start.tensors[name] - after[name]
+        for row in range(0, len(moved), every):
+            column = row % moved.shape[1]
+            found[name, row, column] = moved[row, column].item()
+    return found
+
+
+def slopes(own: Learner, places, loss_of, step: float = 3e-4) -> np.ndarray:
+    """Finite differences at such places of a loss, which is told from the learner as it then stands."""
+    start, found = own.snapshot(), []
+    for name, row, column in places:
+        losses = []
+        for sign in (1, -1):
+            tensors = start.tensors | {name: start.tensors[name].clone()}
+            tensors[name][row, column] += sign * step
+            own.restore(Snapshot(tensors, start.state))
+            losses.append(loss_of(own))
+        found.append((losses[0] - losses[1]) / (2 * step))
+    own.restore(start)
+    return np.array(found)
+
+
+def test_gradients_reach_every_id_as_finite_differences_say():
+    own, taught = learner(optimizer=FLAT), batch(16, 5)
+    moved = moves(own, taught)
+    found = slopes(own, moved, lambda own: own.learn_many(taught, at_ms=0).loss)
+    assert np.abs(found).max() > 1e-3
+    np.testing.assert_allclose(list(moved.values()), found, atol=0.03 * np.abs(found).max())
+
+
+LINEAR = Network(towers=(), embedding_width=4, threads=1, objective="composed", prior_cvr=0.4)
+
+
+@pytest.mark.parametrize("method", ["fnc", "dfm"])
+def test_gradients_of_likelihoods_reach_the_ids_as_finite_differences_say(method):
+    own, taught = learner(method=method, optimizer=FLAT, network=LINEAR, batch_size=16), of_method(method, 16, 5)
+    moved = moves(own, taught, every=3)
+    found = slopes(own, moved, lambda own: own.learn_many(taught, at_ms=0).loss, step=0.01)
+    assert np.abs(found).max() > 1e-3
+    np.testing.assert_allclose(list(moved.values()), found, atol=0.01 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("method", ["fnw", "es_dfm", "defer", "defuse", "ddfm"])
+def test_no_gradient_flows_through_the_weights_of_a_method(method):
+    """A step goes down the loss whose weights are the numbers that they are, not the one that weighs anew on the way."""
+    own, taught = learner(method=method, optimizer=FLAT, network=LINEAR, batch_size=16), of_method(method, 16, 6)
+    own.primed(at_ms=0)
+    moved = moves(own, taught, every=3)
+    start = own.snapshot()
+    report = own.learn_many(taught, at_ms=0)
+    own.restore(start)
+
+    def frozen(own: Learner) -> float:
+        p, q = (getattr(own.predict_many(taught.inputs), name) for name in ("pctr", "pcvr"))
+        nats = -(report.positive * np.log(q) + report.negative * np.log(1 - q))
+        nats[taught.events == Event.UNCLICKED] -= np.log(1 - p)[taught.events == Event.UNCLICKED]
+        nats[taught.events == Event.CLICKED] -= np.log(p)[taught.events == Event.CLICKED]
+        return nats.sum() / 16
+
+    held = slopes(own, moved, frozen, step=0.01)
+    flowing = slopes(own, moved, lambda own: own.learn_many(taught, at_ms=0).loss, step=0.01)
+    np.testing.assert_allclose(list(moved.values()), held, atol=0.01 * np.abs(held).max())
+    assert np.abs(flowing - held).max() > 0.05 * np.abs(held).max()
+
+
+@pytest.mark.parametrize(
+    ("method", "heads"), [("fnc", ("cvr",)), ("bi_defuse", ("cvr_in", "cvr_out")), ("dfm", ("cvr", "delay"))]
+)
+def test_what_methods_with_heads_of_their_own_serve_follows_from_what_is_published(method, heads):
+    own = learner(method=method, network=COMPOSED)
+    for seed in range(8):
+        assert own.learn_many(of_method(method, 24, seed), at_ms=seed).refusal is None
+    given = batch(12, 99).inputs
+    a, *others = (np.array(logits) for logits in by_hand(own, given, ("ctr", *heads)))
+    b = [1 / (1 + np.exp(-logits)) for logits in others]
+    served = {
+        "fnc": lambda: b[0],
+        "bi_defuse": lambda: np.minimum(b[0] + b[1], 1),
+        "dfm": lambda: b[0] * (1 - np.exp(-7 * np.log1p(np.exp(others[1])))),  # within seven days
+    }[method]()
+    predictions = own.predict_many(given)
+    np.testing.assert_allclose(predictions.pctr, 1 / (1 + np.exp(-a)), rtol=1e-4)
+    np.testing.assert_allclose(predictions.pcvr, served, rtol=1e-4)
+    assert np.ptp(predictions.pcvr) > 1e-3
 
 
 def test_learning_reports_the_predictions_made_before_it():
@@ -232,9 +340,10 @@ def test_report_shows_the_weights_each_row_was_taught_with():
         Event.OBSERVED_NEGATIVE,
         Event.MATURED,
     ]
+    assert own.kappa == 0
     own.learn_many(batch(6, 0, [Event.CLICKED]), at_ms=0)  # not counted: there was no mass yet
     given = batch(6, 1)
-    given = Batch(given.inputs, np.array(events, np.int8), np.array([0, 0, 1, 0, 0, 1], np.float32))
+    given = Batch.of(given.inputs, np.array(events, np.int8), np.array([0, 0, 1, 0, 0, 1], np.float32))
     first, second = (own.learn_many(given, at_ms=0) for _ in range(2))
     assert (first.kappa, second.kappa, own.kappa) == (0, 3, 3)  # three labels a click, read before and updated after
     assert second.positive.tolist() == [0, 0, 1, 0, 0, 0]
@@ -245,7 +354,7 @@ def test_kappa_forgets_in_event_time():
     own = learner(method="oracle")
     labels = batch(4, 1)
     events = np.array([Event.ORACLE] * 3 + [Event.UNCLICKED], np.int8)
-    own.learn_many(Batch(labels.inputs, events, labels.converted), at_ms=0)
+    own.learn_many(Batch.of(labels.inputs, events, labels.converted), at_ms=0)
     own.learn_many(batch(4, 1, [Event.CLICKED]), at_ms=10_000)  # one half-life later
     assert own.kappa == pytest.approx(1.5 / 4)
 
@@ -256,13 +365,67 @@ def test_labels_without_impressions_beside_them_teach_clicks_alone():
     tail = batch(256, 5, [Event.MATURED])
     converted = np.zeros(256, np.float32)
     converted[::10] = 1
-    tail = Batch(tail.inputs, tail.events, converted)
+    tail = Batch.of(tail.inputs, tail.events, converted)
     pctr = own.predict_many(tail.inputs).pctr
     for step in range(300):
         report = own.learn_many(tail, at_ms=step)
     assert report.pcvr.mean() == pytest.approx(converted.mean(), rel=0.15)
     assert own.kappa == 0  # its mass stands for no impression of the stream
     assert np.abs(own.predict_many(tail.inputs).pctr - pctr).max() < 0.05
+
+
+# --- history before the start -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["esmm", "composed"])
+def test_history_is_counted_and_remembered_and_teaches_no_weight(objective):
+    network = Network(towers=(8, 4), embedding_width=4, threads=1, objective=objective)
+    own = learner(method="survival", network=network, growth=True)
+    weights = {name: value.clone() for name, value in own.published().items()}
+    for day in range(10):
+        given = of_method("survival", 32, day, at_ms=day * 24 * HOUR_MS)
+        report = own.prime_many(given, at_ms=day * 24 * HOUR_MS)
+        assert report.step is None
+        assert report.refusal is None
+        assert not report.positive.any()
+        assert not report.negative.any()
+        first = given.events == Event.OBSERVED_NEGATIVE
+        assert report.memory.first_f[first] == pytest.approx(report.pcvr[first])
+        assert np.isfinite(report.memory.target[first]).all()
+    assert own.step == own.embedding_rows == 0
+    assert all(torch.equal(value, weights[name]) for name, value in own.published().items())
+    assert (own.kappa > 0) == (objective == "esmm")
+
+
+@pytest.mark.parametrize("is_primed", [False, True])
+def test_after_its_history_a_method_weighs_by_itself_at_once(is_primed):
+    own, given = learner(method="defer", network=COMPOSED), of_method("defer", 12, 3)
+    own.prime_many(of_method("defer", 12, 4), at_ms=0)
+    if is_primed:
+        own.primed(at_ms=1000)
+    report = own.learn_many(given, at_ms=1000)
+    assert (report.negative[given.events == Event.REAL_NEGATIVE] > 0).all() == is_primed
+
+
+# --- the delay model --------------------------------------------------------------------------------------------------
+
+
+def test_what_aged_converters_tell_moves_the_weights_of_observed_negatives_and_makes_no_step():
+    own, given = learner(method="es_dfm", network=COMPOSED), of_method("es_dfm", 12, 3)
+    before = own.snapshot()
+    first = own.learn_many(given, at_ms=0)
+    own.restore(before)
+    edge = own.delays.edges.index(HOUR_MS) + 1
+    for seed in range(
+        20
+    ):  # all that converts within the edge does so in its last bin: nothing has come by the first look
+        told = inputs(20, np.random.default_rng(seed))
+        own.learn_delays(Aged(told, np.full(20, edge), np.ones(20, np.bool_)), at_ms=0)
+    assert own.step == 0
+    second = own.learn_many(given, at_ms=0)
+    observed = given.events == Event.OBSERVED_NEGATIVE
+    assert (second.negative[observed] < first.negative[observed] - 0.001).all()
+    assert (second.pcvr == first.pcvr).all()
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -309,7 +472,7 @@ def test_any_kind_of_feature_may_be_missing(features, towers):
             np.arange(rows * bags + 1),
             np.ones((rows, sum(not f.is_embedded for f in features)), np.float32),
         )
-        report = own.learn_many(Batch(given, np.zeros(rows, np.int8), np.zeros(rows, np.float32)), at_ms=0)
+        report = own.learn_many(Batch.of(given, np.zeros(rows, np.int8), np.zeros(rows, np.float32)), at_ms=0)
         assert report.pctr.shape == (rows,)
         assert report.refusal is None
 
@@ -317,7 +480,7 @@ def test_any_kind_of_feature_may_be_missing(features, towers):
 def test_empty_bag_has_the_vector_zero_and_teaches_no_row():
     own = learner(FEATURES[5:6], network=Network(towers=(4,), threads=1))
     given = Inputs(np.zeros((2, 0), np.int64), np.array([7]), np.array([0, 0, 1]), np.zeros((2, 0), np.float32))
-    report = own.learn_many(Batch(given, np.zeros(2, np.int8), np.zeros(2, np.float32)), at_ms=0)
+    report = own.learn_many(Batch.of(given, np.zeros(2, np.int8), np.zeros(2, np.float32)), at_ms=0)
     assert report.refusal is None
     assert own.embedding_rows == 1
 
@@ -337,6 +500,52 @@ def test_restored_learner_goes_on_bit_for_bit():
         later = course(second, range(cut, 10))
         assert digest(second) == digest(whole), cut
         assert [report.step for report in later] == list(range(cut + 1, 11))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_goes_on_bit_for_bit_from_a_cut(method):
+    def taught(own: Learner, days: range) -> list[StepReport]:
+        reports = []
+        for day in days:
+            at_ms = day * 24 * HOUR_MS
+            reports.append(own.learn_many(of_method(method, 20 + 2 * day, day, at_ms=at_ms), at_ms=at_ms))
+            rng = np.random.default_rng(day)
+            told = Aged(inputs(8, rng), rng.integers(1, len(own.delays.edges), 8), rng.random(8) < 0.4)
+            own.learn_delays(told, at_ms=at_ms)
+        return reports
+
+    network = SMALL if METHODS[method].form == "pairs" else COMPOSED
+    whole, first, second = (learner(method=method, network=network, growth=True) for _ in range(3))
+    expected = taught(whole, range(12))
+    taught(first, range(7))
+    taught(second, range(20, 22))
+    taken = first.snapshot()
+    second.restore(Snapshot(taken.tensors, json.loads(json.dumps(taken.state))))
+    for own, other in zip(taught(second, range(7, 12)), expected[7:], strict=True):
+        assert own.refusal is None
+        assert own.loss == other.loss
+        assert (own.negative == other.negative).all()
+    assert digest(second) == digest(whole)
+
+
+@pytest.mark.parametrize(("method", "shares_bins"), [("es_dfm", True), ("survival", True), ("fnw", False)])
+def test_a_method_begins_from_what_another_had_come_to_with_counts_of_its_own(method, shares_bins):
+    initial, own, fresh = learner(growth=True), learner(method=method, growth=True), learner(method=method)
+    course(initial, range(8))
+    edges = np.arange(1, len(initial.delays.edges))
+    for seed in range(30):
+        told = Aged(inputs(len(edges), np.random.default_rng(seed)), edges, edges % 2 == 0)
+        initial.learn_delays(told, at_ms=0)
+    taken, given = initial.snapshot(), batch(20, 60).inputs
+    own.begin_from(Snapshot(taken.tensors, json.loads(json.dumps(taken.state))))
+    assert (own.predict_many(given).pcvr == initial.predict_many(given).pcvr).all()
+    assert (own.step, own.embedding_rows) == (initial.step, initial.embedding_rows)
+    assert (own.kappa, initial.kappa > 0) == (0, True)
+    learned, untaught = (each.delays.survival_at(given, HOUR_MS) for each in (initial, fresh))
+    assert np.abs(learned - untaught).min() > 1e-3
+    assert (own.delays.survival_at(given, HOUR_MS) == (learned if shares_bins else untaught)).all()
+    report = own.learn_many(of_method(method, 20, 61), at_ms=10)
+    assert (report.step, report.refusal) == (initial.step + 1, None)
 
 
 def test_snapshot_is_not_touched_by_what_is_learned_after_it():
@@ -373,7 +582,7 @@ def test_large_batches_on_two_threads_learn_the_same_bits_twice():
         own = learner(features, network=Network(towers=(64, 32), threads=2), batch_size=512)
         for each, event in zip(ids, events, strict=True):
             given = Inputs(each, np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((512, 0), np.float32))
-            own.learn_many(Batch(given, event, (event == Event.MATURED).astype(np.float32)), at_ms=0)
+            own.learn_many(Batch.of(given, event, (event == Event.MATURED).astype(np.float32)), at_ms=0)
         return digest(own)
 
     assert weights() == weights()
@@ -391,7 +600,7 @@ def poisoned(seed: int) -> Batch:
 def huge(seed: int) -> Batch:
     given = batch(20, seed)
     given.inputs.numbers[:, 0] = 1e30
-    return Batch(given.inputs, np.full(20, Event.MATURED, np.int8), np.ones(20, np.float32))
+    return Batch.of(given.inputs, np.full(20, Event.MATURED, np.int8), np.ones(20, np.float32))
 
 
 def refusals() -> list[tuple[str, Safeguards, Batch, str]]:
@@ -431,6 +640,22 @@ def test_refused_batch_leaves_no_trace(safeguards, given, reason):
     after = batch(20, 41)
     assert own.learn_many(after, at_ms=5000).loss == twin.learn_many(after, at_ms=5000).loss
     assert digest(own) == digest(twin)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("mature", "oracle")])
+def test_refused_batch_of_any_method_leaves_no_trace_and_no_memory(method):
+    network = SMALL if METHODS[method].form == "pairs" else COMPOSED
+    own = learner(method=method, network=network, growth=True)
+    for seed in range(3):
+        assert own.learn_many(of_method(method, 20, seed), at_ms=seed).refusal is None
+    before, given = digest(own), of_method(method, 20, 7)
+    given.inputs.numbers[:, 0] = np.inf
+    report = own.learn_many(given, at_ms=10**9)
+    assert report.refusal is not None
+    assert report.memory is None
+    assert digest(own) == before
+    given = of_method(method, 20, 8)
+    assert (own.learn_many(given, at_ms=10**9).memory is None) == (not METHODS[method].adjusts)
 
 
 def test_breaker_is_not_armed_before_enough_positive_outcomes():
@@ -525,7 +750,7 @@ def world(rows: int, rng: np.random.Generator, pctr: np.ndarray, pcvr: np.ndarra
     events = np.concatenate([events, np.full(clicked.sum(), Event.MATURED)]).astype(np.int8)
     labels = np.concatenate([np.zeros(rows), converted[clicked]]).astype(np.float32)
     given = Inputs(ids, np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((len(ids), 0), np.float32))
-    return Batch(given, events, labels)
+    return Batch.of(given, events, labels)
 
 
 def entropy_of(p: np.ndarray, y: np.ndarray) -> float:

@@ -8,27 +8,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import Event
+from models.batch import ClickMemory, Event
+from models.delay_edges import bin_of, edges_ms
 from models.schema import Feature
-from streaming.batching import Batcher, collate, decode_examples, encode_examples
+from streaming.batching import Batcher, collate, collate_aged, decode_examples, encode_examples, is_row
 from streaming.events import Impression, Served
 from streaming.features import FeatureReader
 from streaming.label import Example, Kind, Slot
+from streaming.open_clicks import OpenClicks
 
 START = 1_717_200_000_000  # a multiple of every interval used here
 INTERVAL = 10
 
 
-def example(due, kind=Kind.UNCLICKED, name="i", features=b"{}", **facts):
+def example(due, kind=Kind.UNCLICKED, name="i", features=b"{}", slot=Slot.CLICK, **facts):
     impression = Impression(name, START, msgspec.Raw(features))
-    return Example(START + due, kind, Slot.CLICK, 0, impression, **facts)
+    return Example(START + due, kind, int(slot), 0, impression, **facts)
 
 
 def dues(groups):
     return [[one.due_ms - START for one in group] for group in groups]
 
 
-KINDS = st.sampled_from([Kind.UNCLICKED, Kind.CLICKED, Kind.OUTCOME])
+NO_ROWS = (Kind.OUTCOME, Kind.AGED)
+KINDS = st.sampled_from([Kind.UNCLICKED, Kind.CLICKED, Kind.REVISIT, *NO_ROWS])
 STREAM = st.lists(st.tuples(st.sampled_from([0, 0, 0, 0, 0, 0, 1, 3, 12]), KINDS), max_size=30).map(
     lambda steps: [
         example(due, kind, name=str(number))
@@ -47,7 +50,7 @@ def grouped(examples, batch_size):
             groups.append([])
             rows = 0
         groups[-1].append(one)
-        rows += one.kind != Kind.OUTCOME
+        rows += one.kind not in NO_ROWS
     return groups
 
 
@@ -107,8 +110,9 @@ def test_a_group_leaves_with_the_row_that_fills_it():
     assert dues(batcher.flush()) == []
 
 
-def test_outcomes_travel_along_and_do_not_fill_a_group():
-    outcome, row = Kind.OUTCOME, Kind.CLICKED
+@pytest.mark.parametrize("outcome", NO_ROWS)
+def test_outcomes_and_ages_travel_along_and_do_not_fill_a_group(outcome):
+    row = Kind.CLICKED
     batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
     ready = batcher.on_examples(
         [example(due, kind) for due, kind in enumerate([outcome, row, outcome, outcome, row, outcome, row])]
@@ -159,7 +163,7 @@ def test_no_examples_are_no_groups():
 READER_FEATURES = (Feature(name="x", kind="numeric"), Feature(name="user", kind="categorical"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.OUTCOME])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in NO_ROWS])
 def test_every_kind_that_teaches_has_the_event_of_its_name(kind):
     batch = collate([example(0, kind)], FeatureReader(READER_FEATURES))
     assert Event(int(batch.events[0])).name == kind.name
@@ -184,9 +188,55 @@ def test_a_batch_of_nothing_has_no_rows():
     assert (len(batch), len(batch.inputs), batch.inputs.ids.shape) == (0, 0, (0, 1))
 
 
-def test_an_outcome_is_not_collated():
-    with pytest.raises(ValueError, match="must not hold an OUTCOME"):
-        collate([example(0), example(1, Kind.OUTCOME)], FeatureReader(READER_FEATURES))
+@pytest.mark.parametrize("kind", NO_ROWS)
+def test_what_is_no_row_is_not_collated(kind):
+    examples = [example(0), example(1, kind)]
+    assert is_row(examples).tolist() == [True, False]
+    with pytest.raises(ValueError, match="must not hold an OUTCOME or an AGED"):
+        collate(examples, FeatureReader(READER_FEATURES))
+
+
+def test_a_batch_says_when_each_click_was_how_long_its_conversion_took_and_which_look_it_is():
+    rows = [
+        example(1, Kind.UNCLICKED),
+        example(2, Kind.CLICKED, click_ms=START + 1),
+        example(30, Kind.REVISIT, slot=Slot.REVISIT + 3, click_ms=START + 1),
+        example(40, Kind.DELAYED_POSITIVE, click_ms=START + 1, conversion_ms=START + 35, converted=True),
+    ]
+    batch = collate(rows, FeatureReader(READER_FEATURES))
+    assert batch.click_ms.tolist() == [-1, START + 1, START + 1, START + 1]
+    assert batch.delay_ms.tolist() == [-1, -1, -1, 34]
+    assert batch.looks.tolist() == [0, 0, 3, 0]
+    assert batch.memory is None
+
+
+def test_a_batch_recalls_what_its_clicks_were_taught():
+    first, later = example(1, Kind.OBSERVED_NEGATIVE, "a"), example(2, Kind.REVISIT, "a", slot=Slot.REVISIT + 1)
+    clicks, reader = OpenClicks(), FeatureReader(READER_FEATURES)
+    clicks.remember([first], ClickMemory(np.array([0]), np.array([0.2]), np.array([0.1])))
+    memory = collate([example(1), later], reader, clicks).memory
+    assert (memory.click.tolist(), memory.first_f.tolist(), memory.target.tolist()) == ([-1, 0], [0.2], [0.1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 11)), max_size=8))
+@settings(deadline=None, max_examples=60)
+def test_an_age_tells_whether_the_delay_falls_in_the_bin_that_ends_there(aged):
+    edges = edges_ms(20, 100)
+    told = [
+        (delay, k)
+        for delay, step in aged
+        for k in [max(1, min(bin_of(delay, edges) + step, len(edges) - 1))]
+        if edges[k] >= delay
+    ]
+    group = [
+        example(200, Kind.AGED, slot=Slot.AGED + k, features=b'{"x":%d}' % delay, click_ms=START + 5,
+                conversion_ms=START + 5 + delay)
+        for delay, k in told
+    ]  # fmt: skip
+    ages = collate_aged([example(200), *group, example(200, Kind.OUTCOME)], FeatureReader(READER_FEATURES), edges)
+    assert ages.edges.tolist() == [k for _, k in told]
+    assert ages.in_bin.tolist() == [k == 0 or edges[k - 1] < delay for delay, k in told]
+    assert ages.inputs.numbers[:, 0].tolist() == [delay for delay, _ in told]
 
 
 MAYBE_MS = st.none() | st.integers(0, 2**40)

@@ -44,6 +44,7 @@ def test_a_cut_comes_back_whole(files: dict[str, bytes]) -> None:
     cut, tensors = cut_of(7)
     assert cut.join.impressions
     assert cut.batch
+    assert cut.clicks
     assert tensors
     back, back_tensors = decode_cut(files, SETTINGS, name="7")
     assert back == cut
@@ -68,7 +69,15 @@ def test_a_run_goes_on_from_decoded_bytes(files: dict[str, bytes]) -> None:
         for _ in pipeline.run():
             pass
         last, last_tensors = cuts.get(-1)
-        ends.append((last.join, last.scoreboard, last.learner, {name: t.tolist() for name, t in last_tensors.items()}))
+        ends.append(
+            (
+                last.join,
+                last.scoreboard,
+                last.clicks,
+                last.learner,
+                {name: t.tolist() for name, t in last_tensors.items()},
+            )
+        )
     assert ends[0] == ends[1]
 
 

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from streaming.events import Click, Event, Impression
 from streaming.join import Join
-from streaming.joined import Due, Schedule, Side, Windows
+from streaming.joined import CONVERSION_SLOT, Due, Schedule, Side, Windows
 
 WINDOWS = Windows(click_ms=10, attribution_ms=100, clock_skew_ms=2, orphan_hold_ms=12)
 SCHEDULE = Schedule(after_click_ms=((1, 20), (193, 100)))  # observed 20 after the click, outcome with the window
+TELLING = Schedule(
+    SCHEDULE.after_click_ms, tells_conversion=True, at_ages_ms=((129, 3), (130, 20), (131, 60), (132, 100))
+)
 LATE = 1_000
 
 
@@ -206,6 +209,27 @@ def test_table(case: Case) -> None:
     assert [side.door for side in sides] == case.doors
 
 
+@pytest.mark.parametrize(
+    ("conversion", "watermark", "expected"),
+    [
+        # click at 5; ages 3, 20, 60 and 100 end at 8, 25, 65 and 105
+        (5, 0, [(5, 191), (8, 129), (25, 130), (65, 131), (105, 132)]),
+        (8, 0, [(8, 129), (8, 191), (25, 130), (65, 131), (105, 132)]),
+        (9, 0, [(9, 191), (25, 130), (65, 131), (105, 132)]),
+        (105, 0, [(105, 132), (105, 191)]),
+        (9, 70, [(70, 130), (70, 131), (70, 191), (105, 132)]),  # late: told at once, with every age it is past
+        (9, 105, [(105, 130), (105, 131), (105, 132), (105, 191)]),
+        (9, 106, []),  # its impression has left
+    ],
+)
+def test_a_conversion_is_told_when_it_takes_effect_and_at_every_age_from_its_own_on(
+    conversion: int, watermark: int, expected: list[tuple[int, int]]
+) -> None:
+    arrivals: list[tuple[Event, int]] = [(shown(A, 0), 0), (clicked(A, 5), 0), (converted(A, conversion), watermark)]
+    dues, _ = feed(Join(WINDOWS, TELLING), arrivals, LATE)
+    assert [(due.due_ms - T0, due.slot) for due in dues if due.slot not in (0, 1, 193)] == expected
+
+
 # --- laws over generated input ---------------------------------------------------------------------------------------------------
 
 names = st.sampled_from("abcde")
@@ -327,7 +351,13 @@ def brute_force(stream: list[tuple[Event, int]], until: int) -> tuple[Counter, C
         name, start = one.impression.impression_id, one.impression.event_time_ms
         slots = [(start + WINDOWS.click_ms, 0)]
         if one.click is not None:
-            slots += [(max(one.click[0] + after, one.click[1]), slot) for slot, after in SCHEDULE.after_click_ms]
+            slots += [(max(one.click[0] + after, one.click[1]), slot) for slot, after in TELLING.after_click_ms]
+        if one.conversion is not None:
+            came, known = one.conversion
+            slots.append((known, CONVERSION_SLOT))
+            slots += [
+                (max(one.click[0] + age, known), slot) for slot, age in TELLING.at_ages_ms if one.click[0] + age >= came
+            ]
         for when, slot in slots:
             if when < T0 + until:
                 knows = one.conversion is not None and one.conversion[1] <= when
@@ -359,7 +389,7 @@ def summed(dues: list[Due], sides: list[Side]) -> tuple[Counter, Counter]:
 @given(streams(), st.integers(0, 500))
 def test_equals_a_second_writing_by_brute_force(stream: list[tuple[Event, int]], until: int) -> None:
     until = max([until, *(watermark for _, watermark in stream)])
-    assert summed(*feed(Join(WINDOWS, SCHEDULE), stream, until)) == brute_force(stream, until)
+    assert summed(*feed(Join(WINDOWS, TELLING), stream, until)) == brute_force(stream, until)
 
 
 @settings(deadline=None, max_examples=200)
@@ -368,8 +398,8 @@ def test_records_one_by_one_and_in_blocks_give_the_same(
     stream: list[tuple[Event, int]], cuts: list[int], until: int
 ) -> None:
     until = max([until, *(watermark for _, watermark in stream)])
-    one_by_one = feed(Join(WINDOWS, SCHEDULE), stream, until)
-    join = Join(WINDOWS, SCHEDULE)
+    one_by_one = feed(Join(WINDOWS, TELLING), stream, until)
+    join = Join(WINDOWS, TELLING)
     dues: list[Due] = []
     sides: list[Side] = []
     bounds = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
@@ -387,8 +417,8 @@ def test_records_one_by_one_and_in_blocks_give_the_same(
 @settings(deadline=None, max_examples=200)
 @given(streams(), st.integers(0, 25))
 def test_cut_anywhere_and_restored_it_goes_on_the_same(stream: list[tuple[Event, int]], cut: int) -> None:
-    whole = feed(Join(WINDOWS, SCHEDULE), stream, LATE)
-    first, second = Join(WINDOWS, SCHEDULE), Join(WINDOWS, SCHEDULE)
+    whole = feed(Join(WINDOWS, TELLING), stream, LATE)
+    first, second = Join(WINDOWS, TELLING), Join(WINDOWS, TELLING)
     reached = max([-100, *(watermark for _, watermark in stream[:cut])])
     before = feed(first, stream[:cut], reached)
     second.restore(first.snapshot())
@@ -407,7 +437,7 @@ def test_within_the_bound_the_order_of_arrival_does_not_matter(in_time: list[Eve
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     results = []
     for order in (in_time, shuffled):
-        dues, sides = feed(Join(WINDOWS, SCHEDULE), [(event, -100) for event in order], LATE)
+        dues, sides = feed(Join(WINDOWS, TELLING), [(event, -100) for event in order], LATE)
         results.append((told(dues), Counter((s.door, s.record.line) for s in sides)))
     assert results[0] == results[1]
 
@@ -415,7 +445,7 @@ def test_within_the_bound_the_order_of_arrival_does_not_matter(in_time: list[Eve
 @settings(deadline=None, max_examples=200)
 @given(streams(), st.integers(0, 400))
 def test_every_record_leaves_by_exactly_one_door_or_is_still_there(stream: list[tuple[Event, int]], until: int) -> None:
-    join = Join(WINDOWS, SCHEDULE)
+    join = Join(WINDOWS, TELLING)
     until = max([until, *(watermark for _, watermark in stream)])
     dues, sides = feed(join, stream, until)
     joined = {id(due.joined): due.joined for due in dues}
@@ -427,7 +457,7 @@ def test_every_record_leaves_by_exactly_one_door_or_is_still_there(stream: list[
 @settings(deadline=None, max_examples=100)
 @given(streams())
 def test_what_is_due_leaves_in_order(stream: list[tuple[Event, int]]) -> None:
-    dues, _ = feed(Join(WINDOWS, SCHEDULE), stream, LATE)
+    dues, _ = feed(Join(WINDOWS, TELLING), stream, LATE)
     order = [(due.due_ms, due.joined.impression.impression_id, due.slot) for due in dues]
     assert order == sorted(order)
     assert len(set(order)) == len(order)

@@ -48,18 +48,20 @@ def test_a_line_is_written_as_the_formats_say() -> None:
     )  # fmt: skip
 
 
-def test_weights_go_to_the_rows_that_taught_and_pass_outcomes_by() -> None:
+def test_weights_go_to_the_rows_that_taught_and_pass_outcomes_and_ages_by() -> None:
     group = [
         example(Kind.UNCLICKED, Slot.CLICK, "a"),
         example(Kind.OUTCOME, Slot.OUTCOME, "b", click_ms=T0),
         example(Kind.MATURED, Slot.SETTLED, "b", click_ms=T0),
+        example(Kind.AGED, Slot.AGED + 12, "b", click_ms=T0, conversion_ms=T0 + 2, converted=True),
+        example(Kind.REVISIT, Slot.REVISIT + 3, "c", click_ms=T0),
         example(Kind.OUTCOME, Slot.OUTCOME, "c", click_ms=T0),
     ]
-    lines = read(example_lines(group, np.array([0.0, 1.0]), np.array([0.5, 0.0]), 3))
+    lines = read(example_lines(group, np.array([0.0, 1.0, -0.25]), np.array([0.5, 0.0, 0.25]), 3))
     assert [(line.pos, line.neg, line.step) for line in lines] == [
-        (0.0, 0.5, 3), (None, None, None), (1.0, 0.0, 3), (None, None, None),
+        (0.0, 0.5, 3), (None, None, None), (1.0, 0.0, 3), (None, None, None), (-0.25, 0.25, 3), (None, None, None),
     ]  # fmt: skip
-    assert [line.slot for line in lines] == ["click", "outcome", "settled", "outcome"]
+    assert [line.slot for line in lines] == ["click", "outcome", "settled", "aged_12", "revisit_3", "outcome"]
 
 
 def test_what_taught_nothing_has_no_weights_and_no_step() -> None:

@@ -189,7 +189,8 @@ def training(report: Page, sums: RunSums, metrics: RunMetrics) -> None:
     has_mass = any(amount for amounts in masses.values() for _, amount in amounts)
     mass_picture = report.picture(
         f"Conversion mass taught (bars of {page.duration(size)})",
-        "Sums of the weights a+ and a- of clicked examples. A stop in one of them is a stop of a stream.",
+        "Sums of the weights a+ and a- of clicked examples. A stop in one of them is a stop of a stream. Method survival takes back "
+        "what it taught too much, so that its sums may fall below 0.",
         flow_figures.stacked_over_time(
             {name: [(page.moment(start), amount) for start, amount in amounts] for name, amounts in masses.items()},
             {"towards a conversion (a+)": COLOURS["cvr"], "towards none (a-)": "#ecc9a9"},
@@ -198,7 +199,9 @@ def training(report: Page, sums: RunSums, metrics: RunMetrics) -> None:
         )
         if has_mass
         else None,
-        "no clicked example has taught yet" if hours else why,
+        "no clicked example has taught by a weight: none is due yet, or the method has a likelihood of its own"
+        if hours
+        else why,
     )
     taught_mass = sum(hour.positive_mass + hour.negative_mass for hour in hours)
     version = f"{metrics.weights_epoch}.{metrics.weights_version}" if metrics.weights_version else None

@@ -116,7 +116,7 @@ def stacked_over_time(
     ]
     if not data:
         return None
-    return picture(data, axis("event time, UTC", type="date"), axis(title, rangemode="tozero"), 330, barmode="stack")
+    return picture(data, axis("event time, UTC", type="date"), axis(title, rangemode="tozero"), 330, barmode="relative")
 
 
 def rows_of_bars(

@@ -1,0 +1,85 @@
+"""What each open click has been taught, for methods that adjust it until it is settled; must not know how it is taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from models.batch import ClickMemory
+from streaming.label import Example, Kind
+
+_ON_CLICK = frozenset(
+    (Kind.IMMEDIATE_POSITIVE, Kind.OBSERVED_NEGATIVE, Kind.REVISIT, Kind.DELAYED_POSITIVE, Kind.REAL_NEGATIVE)
+)
+_SETTLING = frozenset((Kind.IMMEDIATE_POSITIVE, Kind.DELAYED_POSITIVE, Kind.REAL_NEGATIVE))
+
+
+class OpenClick(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The pCVR that the click's first event was weighed with, and the a+ it has been taught in all."""
+
+    first_f: float
+    target: float
+
+
+class OpenClicks:
+    """What `ClickMemory` holds, by impression, from a click's first event to the one that settles it.
+
+    Example:
+        >>> from streaming.events import Impression
+        >>> shown = Impression("i-1", 1_700_000_000_000, msgspec.Raw(b"{}"))
+        >>> first = [Example(1_700_003_600_000, Kind.OBSERVED_NEGATIVE, 1, 0, shown, click_ms=1_700_000_000_000)]
+        >>> clicks = OpenClicks()
+        >>> memory = clicks.recall(first)
+        >>> memory.click.tolist(), memory.target.tolist()
+        ([0], [nan])
+        >>> clicks.remember(first, ClickMemory(memory.click, np.array([0.2]), np.array([0.1])))
+        >>> clicks.recall(first).target.tolist()
+        [0.1]
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, OpenClick] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def recall(self, examples: Sequence[Example]) -> ClickMemory:
+        """What is known of the clicks that these examples are about."""
+        numbers: dict[str, int] = {}
+        click = np.full(len(examples), -1, np.int64)
+        for row, name in _clicks(examples):
+            click[row] = numbers.setdefault(name, len(numbers))
+        nothing = OpenClick(np.nan, np.nan)
+        known = [self._open.get(name, nothing) for name in numbers]
+        first_f, target = np.array([(own.first_f, own.target) for own in known], np.float64).reshape(-1, 2).T
+        return ClickMemory(click, first_f, target)
+
+    def remember(self, examples: Sequence[Example], memory: ClickMemory) -> None:
+        """Takes what these examples' clicks were told; those that are settled by it are forgotten."""
+        for row, name in _clicks(examples):
+            number = memory.click[row]
+            if not np.isnan(memory.target[number]):
+                self._open[name] = OpenClick(float(memory.first_f[number]), float(memory.target[number]))
+        self.settle(examples)
+
+    def settle(self, examples: Sequence[Example]) -> None:
+        """Forgets the clicks that these examples settle."""
+        for example in examples:
+            if example.kind in _SETTLING:
+                self._open.pop(example.impression.impression_id, None)
+
+    def snapshot(self) -> dict[str, OpenClick]:
+        """All that is open."""
+        return dict(self._open)
+
+    def restore(self, snapshot: dict[str, OpenClick]) -> None:
+        """Takes up what `snapshot` gave, in place of all there was."""
+        self._open = dict(snapshot)
+
+
+def _clicks(examples: Sequence[Example]) -> Iterable[tuple[int, str]]:
+    return (
+        (row, example.impression.impression_id) for row, example in enumerate(examples) if example.kind in _ON_CLICK
+    )

@@ -1,0 +1,207 @@
+"""A logistic regression with one weight, taught with exact expected masses hour by hour: what f0, rho and kappa are for.
+
+    clicks made at hour t     |IP + ON .. REVISIT .. DP .......................... RN|
+    age in hours              w_o      e_1                                        w_a
+
+Nothing is drawn: each event of the clicks of an hour has its probability for a weight, so what is off is off by the method and not by chance.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.batch import Event, Float64
+from models.delay import METHODS, Method, weigh
+from models.delay_edges import horizons_ms
+from models.traffic import Growth, Kappa
+from models.weighing import Pairs, Seen
+
+HOUR_MS = 3_600_000
+RATE, LATE, CTR = 0.2, 0.57, 0.1  # P(conversion | click), S, P(click)
+CLICKS_AN_HOUR = 10_000
+
+
+def open_from_todays_f(seen: Seen) -> Pairs:
+    """The form that `survival` must not have: z of the f of this look in place of the f of the click's first event."""
+    late = seen.f * (1 - seen.completed)
+    z = late / (1 - seen.f + late)
+    return z, 1 - z
+
+
+SURVIVAL = METHODS["survival"]
+NAIVE = replace(
+    SURVIVAL,
+    pairs={**SURVIVAL.pairs, Event.OBSERVED_NEGATIVE: open_from_todays_f, Event.REVISIT: open_from_todays_f},
+)
+
+
+class Clicks:
+    """All that can happen to the clicks of an hour, a row each.
+
+    Args:
+        window_h: w_a. horizons: steps from w_o = 1 hour to it, as `survival` looks at clicks.
+        late: share of the conversions that come after w_o, evenly in log age until w_a.
+    """
+
+    def __init__(self, *, window_h: int, horizons: int, late: float) -> None:
+        ages = np.arange(1, window_h + 1)
+        come = 1 - late + late * np.log(ages) / np.log(window_h)  # F at each age
+        looks = list(dict.fromkeys(round(ms / HOUR_MS) for ms in horizons_ms(HOUR_MS, window_h * HOUR_MS, horizons)))
+        # event, age, label, F at its age, probability, looks before it
+        rows = [
+            (Event.IMMEDIATE_POSITIVE, 1, 1.0, come[0], RATE * come[0], 0),
+            (Event.OBSERVED_NEGATIVE, 1, 0.0, come[0], 1 - RATE * come[0], 0),
+            *(
+                (Event.REVISIT, age, 0.0, come[age - 1], 1 - RATE * come[age - 1], k)
+                for k, age in enumerate(looks[1:-1], start=1)
+            ),
+            *(
+                (
+                    Event.DELAYED_POSITIVE,
+                    age,
+                    1.0,
+                    1.0,
+                    RATE * (come[age - 1] - come[age - 2]),
+                    sum(look < age for look in looks),
+                )
+                for age in range(2, window_h + 1)
+            ),
+            (Event.REAL_NEGATIVE, window_h, 0.0, 1.0, 1 - RATE, len(looks) - 1),
+            (Event.MATURED, window_h, 1.0, 1.0, RATE, 0),
+            (Event.MATURED, window_h, 0.0, 1.0, 1 - RATE, 0),
+        ]
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        self.events, self.age, self.label, self.completed, self.share, self.looks_before = columns
+        self.events = self.events.astype(np.int8)
+        self.is_look = np.isin(self.events, [Event.OBSERVED_NEGATIVE, Event.REVISIT])
+        self.looks = len(looks)
+
+
+def calibration_by_hour(
+    method: Method,
+    *,
+    days: int,
+    growth_per_day: float = 0.0,
+    window_h: int = 48,
+    horizons: int = 6,
+    step: float = 0.05,
+    starts_at: float = RATE,
+    objective: str = "composed",
+    kappa: bool = True,
+    rho: bool = True,
+) -> Float64:
+    """pCVR over the true rate, at the start of each hour of a stream that has no history: (hours,).
+
+    Args:
+        step: how far the weight moves for a gradient of 1 a click of the first hour.
+        starts_at: pCVR at first.
+    """
+    late = 1.0 if method.observes_at_click else LATE
+    clicks, hours = Clicks(window_h=window_h, horizons=horizons, late=late), 24 * days
+    traffic = CLICKS_AN_HOUR * (1 + growth_per_day) ** (np.arange(hours) / 24)
+    growing, mass = Growth(reach_ms=window_h * HOUR_MS), Kappa(half_life_ms=12 * HOUR_MS)
+    weight, flat, found = float(np.log(starts_at / (1 - starts_at))), np.ones(len(clicks.events)), np.zeros(hours)
+    first_f = np.full(hours, np.nan)
+    target = np.full(
+        (hours, clicks.looks + 1), np.nan
+    )  # what clicks made at an hour have been taught after so many looks
+    for hour in range(hours):
+        f = 1 / (1 + np.exp(-np.clip(weight, -30, 30)))
+        found[hour] = f / RATE
+        made = hour - clicks.age
+        if hour >= 1:
+            first_f[hour - 1] = f
+        seen = Seen(flat * f, flat * late, clicks.label, clicks.completed, first_f[made.clip(0)])
+        is_young = method.before_history is not None and hour < window_h
+        own = method.pairs if not is_young else method.before_history or {}
+        plus, minus = weigh(method.pairs, clicks.events, seen)
+        if method.adjusts:
+            for row in np.flatnonzero(clicks.is_look & (made >= 0)):
+                target[made[row], clicks.looks_before[row] + 1] = plus[row]
+            # Nothing has been taught where no look came before.
+            before = np.where(clicks.looks_before > 0, target[made.clip(0), clicks.looks_before], np.nan)
+            plus, minus = plus - np.nan_to_num(before), minus - np.nan_to_num(1 - before)
+        if is_young:
+            plus, minus = weigh(own, clicks.events, seen)
+        at_ms = hour * HOUR_MS
+        present = np.where((made >= 0) & np.isin(clicks.events, list(own)), clicks.share * traffic[made.clip(0)], 0.0)
+        if rho:
+            present = present * growing.ratio(made * HOUR_MS, at_ms=at_ms)
+        positive, negative = float(present @ plus), float(present @ minus)
+        if objective == "composed":
+            gradient = positive * (1 - f) - negative * f
+        else:
+            product = CTR * f
+            unclicked = traffic[hour] * (1 - CTR) / CTR * (mass.value if kappa else 1.0)
+            gradient = (1 - f) * (positive - (negative + unclicked) * product / (1 - product))
+        weight += step * gradient / CLICKS_AN_HOUR
+        growing.update(clicks=round(traffic[hour]), at_ms=at_ms)
+        mass.update(mass=positive + negative, clicks=round(traffic[hour]), at_ms=at_ms)
+    return found
+
+
+# --- why survival keeps the f of a click's first event ------------------------------------------------------------------
+
+LARGE_STEPS: dict[str, Any] = {"horizons": 12, "growth_per_day": 0.23, "starts_at": 1.25 * RATE, "days": 12}
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0])
+def test_survival_stays_put_under_large_steps(step):
+    settled = calibration_by_hour(SURVIVAL, step=step, **LARGE_STEPS)[5 * 24 :]
+    assert np.abs(settled - 1).max() < 0.1
+
+
+@pytest.mark.parametrize("step", [0.3, 1.0])
+def test_looks_weighed_with_todays_f_run_away_under_the_same_steps(step):
+    settled = calibration_by_hour(NAIVE, step=step, **LARGE_STEPS)[5 * 24 :]
+    assert settled.max() > 3
+
+
+def test_small_steps_do_not_tell_the_two_apart():
+    kept, naive = (calibration_by_hour(method, step=0.005, days=8) for method in (SURVIVAL, NAIVE))
+    assert np.abs(kept - naive).max() < 0.02
+
+
+# --- what rho and kappa are for -----------------------------------------------------------------------------------------
+
+GROWING: dict[str, Any] = {"growth_per_day": 0.23, "days": 10, "window_h": 72}
+
+
+def settled(method: str, **how: Any) -> float:
+    """Mean calibration of the last two days."""
+    return float(calibration_by_hour(METHODS[method], **(GROWING | how))[-48:].mean())
+
+
+# What growth does without rho. `mature` has labels of one age, so nothing is out of proportion in it.
+ALONE = [
+    ("fnw", 0.8, 0.97),
+    ("es_dfm", 0.85, 0.97),
+    ("defuse", 0.85, 0.97),
+    ("survival", 1.01, 1.08),
+    ("defer", 1.1, 1.3),
+    ("ddfm", 1.1, 1.35),
+    ("mature", 0.999, 1.001),
+]
+
+
+@pytest.mark.parametrize(("method", "low", "high"), ALONE, ids=[method for method, _, _ in ALONE])
+def test_growth_puts_late_labels_out_of_proportion_and_rho_repairs_it(method, low, high):
+    assert low < settled(method, rho=False) < high
+    assert settled(method) == pytest.approx(1, abs=0.015)
+
+
+@pytest.mark.parametrize("method", ["mature", "defer", "ddfm", "survival"])
+def test_under_esmm_both_are_needed_and_enough(method):
+    assert settled(method, objective="esmm") == pytest.approx(1, abs=0.03)
+
+
+def test_labels_of_another_time_than_the_impressions_beside_them_need_kappa():
+    assert settled("mature", objective="esmm", kappa=False, rho=False) < 0.7
+    assert settled("mature", objective="esmm", kappa=True, rho=False) == pytest.approx(1, abs=0.03)
+
+
+def test_kappa_alone_makes_defer_worse():
+    without, alone = (settled("defer", objective="esmm", kappa=kappa, rho=False) for kappa in (False, True))
+    assert abs(alone - 1) > 2 * abs(without - 1)
