@@ -35,6 +35,7 @@ class BackfillReport(msgspec.Struct, kw_only=True):
         impressions: impressions that came late, and were taught that nobody clicked.
         waiting: impressions with late facts whose labels may still change, or are still to be taught by the stream itself.
         without_features: impressions that LOG does not hold; they were not taught.
+        clicks_on_time: CLICKED examples of the run, to hold `clicks` against.
         rows: kind -> rows of a rebuilt model. from_ms: due time from which on it looked back; None where none was built.
         steps: gradient steps. refused: reason -> rows of batches that were not learned.
         cut, weights_version: the new ones; None if nothing was to be done, and nothing was changed.
@@ -46,6 +47,7 @@ class BackfillReport(msgspec.Struct, kw_only=True):
     impressions: int = 0
     waiting: int = 0
     without_features: int = 0
+    clicks_on_time: int = 0
     rows: dict[str, int] = {}
     from_ms: int | None = None
     steps: int = 0
@@ -69,7 +71,9 @@ class Backfill:
     def __init__(self, run: StandingRun, log: Path) -> None:
         check_method(run)
         self._run, self._log, self._settings = run, log, run.settings
-        self._report = BackfillReport(passed_over=run.passed_over)
+        self._report = BackfillReport(
+            clicks_on_time=run.cut.counts["examples"].get("CLICKED", 0), passed_over=run.passed_over
+        )
         self._rebuilds = sum(name.startswith(REBUILT) for name in run.cut.lengths)
         self._reach_ms: int | None = None
         """Labels that were due up to here the model has not been taught: it was built anew after them."""
@@ -150,6 +154,7 @@ class Backfill:
         """Builds the model anew over the labels that were due in the last days, late facts among them, and hands it over to the stream.
 
         The delay model, kappa, traffic and the rate of OUTCOMEs stay as they are: they belong to the stream. Steps are counted on.
+        Recalibration begins anew: its maps are of the model that there was.
 
         Args:
             days: how far to look back from the cut's watermark.
@@ -205,6 +210,7 @@ class Backfill:
         self._count_rebuilt(truths, from_ms)
         built, was = learner.snapshot(), run.cut.learner
         state = built.state | {"steps": was["steps"] + learner.step, "refusals": was["refusals"]}
+        run.forget_recalibration()
         self._hand_over(Snapshot(built.tensors, state), rebuilding.clicks)
         return report
 

@@ -13,6 +13,9 @@ from streaming.console import print_json, print_rows, progress, warn
 if TYPE_CHECKING:
     from streaming.backfill import BackfillReport
 
+MANY = 0.05
+"""Late clicks to clicks on time from which on a model is better rebuilt."""
+
 
 def backfill(
     run: Annotated[Path, typer.Argument(help="Directory of a run that is not being written.", metavar="RUN")],
@@ -28,10 +31,10 @@ def backfill(
 ) -> None:
     """Teach RUN what came too late, and take back the labels that were wrong; then `replay --resume` goes on from there."""
     from streaming.backfill import Backfill
-    from streaming.replay import _CrashAt
+    from streaming.replay import CrashAt
     from streaming.standing_run import StandingRun
 
-    standing = StandingRun(run, at_step=_CrashAt(os.environ))
+    standing = StandingRun(run, at_step=CrashAt(os.environ))
     try:
         with progress(f"backfilling {run}", None):
             filling = Backfill(standing, log)
@@ -43,6 +46,11 @@ def backfill(
     print_json(report) if as_json else print_rows(f"Backfilled {run}", _rows(report))
     if report.refused:
         warn(f"batches were refused and not learned, rows by reason: {_counted(report.refused)}; see [safeguards]")
+    if rebuild_days is None and report.clicks > MANY * report.clicks_on_time:
+        warn(
+            f"{report.clicks:,} clicks came late, beside {report.clicks_on_time:,} on time: one pass over so many, with nothing on the other "
+            "side, is no match for learning them in their place; use --rebuild-days"
+        )
     if report.without_features:
         warn(f"{report.without_features:,} impressions with late facts are not in {log}, and were not taught")
 

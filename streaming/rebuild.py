@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from heapq import merge
-from itertools import islice
+from itertools import compress, islice
 
 import msgspec
 import numpy as np
 
-from models.batch import Float64
+from models.batch import Bool, Float64
 from models.delay import Method, method_of
 from models.loss import OBJECTIVES, objective_of
 from models.safeguards import Refusal
@@ -37,9 +37,6 @@ from streaming.settings import Settings
 
 _SLOTS = {slot_name(slot): slot for slot in (Slot.CLICK, Slot.OBSERVED, *range(Slot.REVISIT, Slot.OUTCOME + 1))}
 _CLICK_LABELS = (Kind.UNCLICKED, Kind.CLICKED)
-
-Taught = tuple[list[Example], Float64, Float64]
-"""Examples of one step with the weights a+ and a- they were taught with; of an unclicked one a- is kappa."""
 
 
 class OpenKeys:
@@ -188,43 +185,41 @@ class Rebuilding:
         at_ms = group[-1].due_ms
         kinds = np.array([example.kind for example in group], np.int64)
         unclicked, clicked = (np.asarray(kinds == kind, np.float64) for kind in _CLICK_LABELS)
-        closed = kinds == Kind.MATURED
         is_open = ~np.isin(kinds, (*_CLICK_LABELS, Kind.MATURED))
-        positive, negative = np.zeros((2, len(group)))
-        label, rho = np.array([example.converted for example in group], np.float64), self._rho(group, at_ms)
-        positive[closed], negative[closed] = (label * rho)[closed], ((1 - label) * rho)[closed]
-        open_rows = [example for example, chosen in zip(group, is_open.tolist(), strict=True) if chosen]
+        open_rows = list(compress(group, is_open.tolist()))
+        pairs = self._closed_pairs(group, kinds == Kind.MATURED, at_ms)
         lesson = None
         if open_rows:
             lesson = self._learner.weigh(collate(open_rows, self._reader, self._memory), at_ms=at_ms)
-            positive[is_open], negative[is_open] = lesson.positive, lesson.negative
+            pairs[:, is_open] = lesson.positive, lesson.negative
         # As the learner does it: without an unclicked impression beside them, clicks are taught by themselves.
         objective = self._objective if unclicked.any() else OBJECTIVES["composed"]
         kappa = self._kappa.value if self._settings.labels.kappa else 1.0
         by_unclicked = kappa * unclicked if objective.counts_unclicked else np.zeros(len(group))
-        pairs = np.stack([positive, negative])
-        weighted = Weighted(
-            clicked=clicked,
-            unclicked=unclicked,
-            product=objective.product * (pairs + np.stack([np.zeros(len(group)), by_unclicked])),
-            composed=objective.composed * pairs,
-        )
+        told = np.stack([pairs[0], pairs[1] + by_unclicked])
         refusal = self._learner.teach_many(
-            self._reader.read([example.impression.features for example in group]), weighted
+            self._reader.read([example.impression.features for example in group]),
+            Weighted(clicked, unclicked, product=objective.product * told, composed=objective.composed * pairs),
         )
-        self._learner.observe_outcomes(int(closed.sum()), int(label[closed].sum()))
+        outcomes = [example.converted for example in group if example.kind == Kind.MATURED]
+        self._learner.observe_outcomes(len(outcomes), sum(outcomes))
+        if refusal is None:
+            mass = float(pairs.sum()) if objective.counts_unclicked else 0.0
+            self._kappa.update(mass=mass, clicks=int(clicked.sum()), at_ms=at_ms)
         if self._memory is not None and lesson is not None:
             if refusal is None and lesson.memory is not None:
                 self._memory.remember(open_rows, lesson.memory)
             else:
                 self._memory.settle(open_rows)
-        if refusal is None:
-            mass = float(pairs.sum()) if objective.counts_unclicked else 0.0
-            self._kappa.update(mass=mass, clicks=int(clicked.sum()), at_ms=at_ms)
         self._count(group, refusal)
         if refusal is not None:
             return example_lines(group, None, None, None)
-        return example_lines(group, positive, negative + by_unclicked, self._learner.step)
+        return example_lines(group, told[0], told[1], self._learner.step)
+
+    def _closed_pairs(self, group: Sequence[Example], closed: Bool, at_ms: int) -> Float64:
+        """(2, B) a+ and a- of closed clicks, by their labels; 0 on other rows."""
+        label = np.array([example.converted for example in group], np.float64)
+        return np.stack([label, 1 - label]) * (closed * self._rho(group, at_ms))
 
     def _rho(self, group: Sequence[Example], at_ms: int) -> Float64:
         if not self._settings.labels.growth:

@@ -151,7 +151,7 @@ class Replay:
                 cuts=cuts,
                 publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
                 outcomes=outcomes,
-                at_step=_CrashAt(environ or {}),
+                at_step=CrashAt(environ or {}),
             )
             if cut is not None:
                 self.pipeline.restore(cut, tensors)
@@ -214,7 +214,7 @@ def _refuse_unusable(settings: Settings) -> None:
         ) from error
 
 
-class _CrashAt:
+class CrashAt:
     """Kills this process, as `kill -9` would, at a numbered step of a cut."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:

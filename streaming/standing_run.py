@@ -19,7 +19,11 @@ from streaming.log_file import Place
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClick
 from streaming.pipeline import Pipeline
+from streaming.recalibrating import Recalibrator
 from streaming.settings import Settings, load
+
+_MAPS = "calibrating.recalibration."
+"""What the names of the maps' tensors begin with, in a cut."""
 
 
 class BackfillError(ValueError):
@@ -102,6 +106,15 @@ class StandingRun:
         for line in lines:
             self._output.append(name, line)
 
+    def forget_recalibration(self) -> None:
+        """Lets recalibration begin anew with the next hand-over: its maps correct the model that there was, and no other."""
+        if self.settings.recalibrating.kind == "none":
+            return
+        maps, opened = Recalibrator(self.settings.recalibrating, self.settings.features).snapshot()
+        kept = {name: tensor for name, tensor in self._tensors.items() if not name.startswith(_MAPS)}
+        self._tensors = kept | {_MAPS + name: tensor for name, tensor in maps.items()}
+        self.cut = msgspec.structs.replace(self.cut, recalibrated=opened)
+
     def hand_over(self, learner: Snapshot, clicks: Mapping[str, OpenClick]) -> RunMetrics:
         """Puts a learner in the place of the one in the cut, all else as it is: a new cut, new weights, the figures of the run.
 
@@ -153,5 +166,5 @@ def check_method(run: StandingRun) -> None:
     if method_of(name).form != "pairs":
         raise BackfillError(
             f"RUN {run.path} has labels.method = {name!r}, whose conversion head is not taught by pairs of weights, so that no label can be "
-            "taken back: replay the log anew, without its late part being late"
+            "taken back: sort the files of the log by event time and replay it anew"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,12 @@ def shop_log(log: Path, *, late_share: float, impressions: int = 4_000, ctr: flo
     return write_arrivals(log, arrivals)
 
 
-def told_log(
-    log: Path, cases: Iterable[tuple[int, Event]], *, minutes: int = 100, prices: Callable[[int], float] = lambda n: 1.0
-) -> Path:
+def told_log(log: Path, cases: Iterable[tuple[int, Event]], *, minutes: int = 100) -> Path:
     """A few cases, each with when it arrives, in a stream of plain traffic that moves every clock."""
     arrivals = list(cases)
     for number in range(minutes * 6):
         at, name = number * 10_000, f"plain{number}"
-        arrivals.append((at, shown(name, at, b'{"shop":"prompt","price":%g}' % prices(number))))
+        arrivals.append((at, shown(name, at, b'{"shop":"prompt","price":1}')))
         if number % 3 == 0:
             arrivals += [(at + 1, clicked(name, at + 1)), (at + 2, converted(name, at + 2))]
     return write_arrivals(log, arrivals)

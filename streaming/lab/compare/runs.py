@@ -162,6 +162,8 @@ class Walk:
         report = self.learner.learn_many(batch, at_ms=group.at_ms)
         self.learner.observe_outcomes(len(group.outcomes), sum(example.converted for example in group.outcomes))
         if report.refusal is not None:
+            if self._memory is not None:
+                self._memory.settle(group.rows)  # what it was to settle, nothing settles later
             self._refused += 1
             if self._refused >= self._limit:
                 self.ended = f"{self._refused} batches were refused; the last one because {report.refusal.says}"
