@@ -223,6 +223,7 @@ class CrashAt:
         self._left = int(occurrence or 1)
 
     def __call__(self, number: int) -> None:
+        """Dies here if it is this step's turn."""
         if number == self._step:
             self._left -= 1
             if self._left == 0:
