@@ -82,6 +82,9 @@ def _serve() -> None:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # a suite run in the background inherits that it is ignored
             os.environ.update(request["environ"])
             nowhere = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1):
