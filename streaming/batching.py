@@ -72,7 +72,8 @@ def collate(examples: Sequence[Example], reader: FeatureReader, memory: OpenClic
 
 def collate_aged(examples: Sequence[Example], reader: FeatureReader, edges_ms: tuple[int, ...]) -> Aged:
     """What the AGED among these examples tell the delay model."""
-    aged = [example for example in examples if example.kind == Kind.AGED]
+    is_aged = np.frombuffer(_kinds(examples), np.uint8) == Kind.AGED
+    aged = [examples[place] for place in np.flatnonzero(is_aged).tolist()]
     edges = [example.slot - Slot.AGED for example in aged]
     in_bin = [
         bin_of(max(example.conversion_ms - example.click_ms, 0), edges_ms) == edge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ class Calibrating:
 
 
 def _of_kind(examples: Sequence[Example], kind: Kind) -> list[int]:
-    return [place for place, example in enumerate(examples) if example.kind == kind]
+    kinds = np.frombuffer(bytes(map(attrgetter("kind"), examples)), np.uint8)
+    return np.flatnonzero(kinds == kind).tolist()
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

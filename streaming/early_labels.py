@@ -12,9 +12,9 @@ from models.cohorts import Cohorts
 from models.completion_error import KnownCurve
 from models.delay_edges import bin_of
 from models.early_calibration import Calibration, early_calibration
-from streaming.label import Example, Kind, Slot
+from streaming.label import Example, Slot
 from streaming.metrics import CohortMetrics, EarlyMetrics
-from streaming.scoring import WHOSE, whose_of
+from streaming.scoring import WHOSE, Whose, whose_of
 
 
 class EarlyLabels:
@@ -45,15 +45,18 @@ class EarlyLabels:
                 self._cohorts[whose].add_clicks(click_ms[rows], pcvr[rows], completed[rows], curve=curve)
 
     def on_aged(self, aged: Sequence[Example]) -> None:
-        """Counts each conversion once: at the first edge that its click reaches after it."""
+        """Counts the conversions of AGED examples once each: at the first edge that its click reaches after it."""
+        came: dict[Whose, list[tuple[int, int]]] = {}
         for example in aged:
             assert example.click_ms is not None
             assert example.conversion_ms is not None
             delay_ms = max(example.conversion_ms - example.click_ms, 0)
             # Nothing is due at edge 0: who converts by then is told of at edge 1.
-            if example.kind == Kind.AGED and example.slot - Slot.AGED == max(bin_of(delay_ms, self._edges_ms), 1):
-                cohorts = self._cohorts[whose_of(example.impression)]
-                cohorts.add_conversions(np.array([example.click_ms]), np.array([delay_ms]))
+            if example.slot - Slot.AGED == max(bin_of(delay_ms, self._edges_ms), 1):
+                came.setdefault(whose_of(example.impression), []).append((example.click_ms, delay_ms))
+        for whose, conversions in came.items():
+            click_ms, delays_ms = np.array(conversions, np.int64).T
+            self._cohorts[whose].add_conversions(click_ms, delays_ms)
 
     def fold(self, watermark_ms: int) -> None:
         """Lets go of cohorts whose labels are final."""
