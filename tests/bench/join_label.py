@@ -17,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from models.delay import method_of
 from streaming.adapters.run_directory import RunDirectory
 from streaming.join import Join
 from streaming.lab.world import World, generate
-from streaming.label import Policy
+from streaming.label import Kind, Policy
 from streaming.outputs import door_of, example_lines, refused_line, side_line
 from streaming.pipeline import join_windows
 from streaming.replay import OUTPUTS, LogSource
@@ -34,7 +35,7 @@ def ours(log: Path, out: Path) -> float:
     settings = load(log / "settings.toml", {})
     windows = settings.windows
     policy = Policy(
-        "window",
+        map(Kind, method_of("window").sees),
         p=0,
         observation_window_ms=windows.observation_window_ms,
         attribution_window_ms=windows.attribution_window_ms,
