@@ -8,7 +8,7 @@ that depends on x: harmless for a CVR model on clicks alone, wrong inside a sum 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,55 +83,26 @@ _IP, _ON, _DP, _RN = (
 )
 _ES_DFM: Mapping[Event, Pair] = {_IP: positive, _ON: es_dfm_negative, _DP: positive}
 
+_DEFER: Mapping[Event, Pair] = {_IP: defer_immediate, _ON: defer_negative, _DP: defer_delayed, _RN: defer_negative}
+_FNW: Mapping[Event, Pair] = {_IP: positive, _ON: fnw_negative, _DP: positive}
+_DEFUSE: Mapping[Event, Pair] = {_IP: positive, _ON: defuse_negative, _DP: defuse_delayed}
+_DDFM: Mapping[Event, Pair] = {_IP: ddfm_positive, _ON: ddfm_observed, _DP: ddfm_positive, _RN: ddfm_real}
+
+
+def _published(pairs: Mapping[Event, Pair], copies: Callable[[Seen], Float64]) -> Mapping[Event, Pair]:
+    """A method's pairs over its paper's own sample space, that holds so many copies of a click."""
+    return {event: paper(pair, copies) for event, pair in pairs.items()}
+
+
 METHODS: Mapping[str, Method] = {
     "mature": Method(pairs={Event.MATURED: by_label}),
     "window": Method(pairs={_IP: positive, _ON: negative}),
-    "fnw": Method(
-        pairs={_IP: positive, _ON: fnw_negative, _DP: positive},
-        as_published={
-            _IP: paper(positive, one_and_f),
-            _ON: paper(fnw_negative, one_and_f),
-            _DP: paper(positive, one_and_f),
-        },
-        observes_at_click=True,
-    ),
+    "fnw": Method(pairs=_FNW, as_published=_published(_FNW, one_and_f), observes_at_click=True),
     "fnc": Method(pairs={_IP: positive, _ON: negative, _DP: positive}, form="fnc", observes_at_click=True),
-    "es_dfm": Method(
-        pairs=_ES_DFM,
-        as_published={event: paper(pair, one_and_dp) for event, pair in _ES_DFM.items()},
-        uses_delay=True,
-    ),
-    "defer": Method(
-        pairs={_IP: defer_immediate, _ON: defer_negative, _DP: defer_delayed, _RN: defer_negative},
-        before_history=_ES_DFM,
-        as_published={
-            _IP: paper(defer_immediate, two),
-            _ON: paper(defer_negative, two),
-            _DP: paper(defer_delayed, two),
-            _RN: paper(defer_negative, two),
-        },
-        uses_delay=True,
-    ),
-    "defuse": Method(
-        pairs={_IP: positive, _ON: defuse_negative, _DP: defuse_delayed},
-        as_published={
-            _IP: paper(positive, one_and_dp),
-            _ON: paper(defuse_negative, one_and_dp),
-            _DP: paper(defuse_delayed, one_and_dp),
-        },
-        uses_delay=True,
-    ),
-    "ddfm": Method(
-        pairs={_IP: ddfm_positive, _ON: ddfm_observed, _DP: ddfm_positive, _RN: ddfm_real},
-        before_history=_ES_DFM,
-        as_published={
-            _IP: paper(ddfm_positive, mass_of_ddfm),
-            _ON: paper(ddfm_observed, mass_of_ddfm),
-            _DP: paper(ddfm_positive, mass_of_ddfm),
-            _RN: paper(ddfm_real, mass_of_ddfm),
-        },
-        uses_delay=True,
-    ),
+    "es_dfm": Method(pairs=_ES_DFM, as_published=_published(_ES_DFM, one_and_dp), uses_delay=True),
+    "defer": Method(pairs=_DEFER, before_history=_ES_DFM, as_published=_published(_DEFER, two), uses_delay=True),
+    "defuse": Method(pairs=_DEFUSE, as_published=_published(_DEFUSE, one_and_dp), uses_delay=True),
+    "ddfm": Method(pairs=_DDFM, before_history=_ES_DFM, as_published=_published(_DDFM, mass_of_ddfm), uses_delay=True),
     "survival": Method(
         pairs={_IP: positive, _ON: survival_open, Event.REVISIT: survival_open, _DP: positive, _RN: negative},
         before_history=_ES_DFM,
@@ -192,8 +163,8 @@ def check_combination(name: str, *, objective: str, normalization: str) -> None:
             f'labels.normalization = "paper" needs network.objective = "composed" (got "{objective}"): the papers\' weights are off by '
             "a factor that depends on x, harmless on clicks alone, wrong beside unclicked impressions"
         )
-    if normalization == "paper" and method.as_published is None and name == "survival":
-        raise ValueError('labels.normalization = "paper" and labels.method = "survival": no paper has it; use "unit"')
+    if normalization == "paper" and method.as_published is None and method.adjusts:
+        raise ValueError(f'labels.normalization = "paper" and labels.method = "{name}": no paper has it; use "unit"')
 
 
 def weigh(pairs: Mapping[Event, Pair], events: Int8, seen: Seen) -> tuple[Float64, Float64]:

@@ -71,30 +71,12 @@ class Pipeline:
         self._settings = settings
         self._source, self._output, self._cuts, self._publisher = source, output, cuts, publisher
         self._at_step = at_step
-        method = method_of(settings.labels.method)
-        self._policy = Policy(
-            map(Kind, method.sees),
-            p=0,
-            observation_window_ms=0 if method.observes_at_click else windows.observation_window_ms,
-            attribution_window_ms=windows.attribution_window_ms,
-            horizons=settings.labels.horizons,
-            outcomes=outcomes,
-        )
+        self._policy = policy_of(settings, outcomes)
         self._join = Join(join_windows(settings), self._policy.schedule)
         self._batcher = Batcher(batch_size=batching.batch_size, batch_interval_ms=batching.batch_interval_ms)
         self._reader = FeatureReader(settings.features)
-        self._learner = Learner(
-            settings.features,
-            network=settings.network,
-            optimizer=settings.optimizer,
-            safeguards=settings.safeguards,
-            labels=settings.labels,
-            observation_window_ms=windows.observation_window_ms,
-            attribution_window_ms=windows.attribution_window_ms,
-            batch_size=batching.batch_size,
-            kappa_half_life_ms=batching.kappa_half_life_ms,
-        )
-        self._clicks = OpenClicks() if method.adjusts else None
+        self._learner = learner_of(settings)
+        self._clicks = OpenClicks() if method_of(settings.labels.method).adjusts else None
         self._scoreboard = Scoreboard(
             click_window_ms=windows.click_window_ms, attribution_window_ms=windows.attribution_window_ms
         )
@@ -335,6 +317,34 @@ def join_windows(settings: Settings) -> Windows:
         attribution_ms=settings.windows.attribution_window_ms,
         clock_skew_ms=settings.event_time.clock_skew_ms,
         orphan_hold_ms=settings.orphan_hold_ms,
+    )
+
+
+def policy_of(settings: Settings, outcomes: Mapping[tuple[str, int], Outcome] | None = None) -> Policy:
+    """The labelling policy of these settings; `outcomes` for method `oracle` alone."""
+    method, windows = method_of(settings.labels.method), settings.windows
+    return Policy(
+        map(Kind, method.sees),
+        p=0,
+        observation_window_ms=0 if method.observes_at_click else windows.observation_window_ms,
+        attribution_window_ms=windows.attribution_window_ms,
+        horizons=settings.labels.horizons,
+        outcomes=outcomes,
+    )
+
+
+def learner_of(settings: Settings) -> Learner:
+    """A fresh learner of these settings."""
+    return Learner(
+        settings.features,
+        network=settings.network,
+        optimizer=settings.optimizer,
+        safeguards=settings.safeguards,
+        labels=settings.labels,
+        observation_window_ms=settings.windows.observation_window_ms,
+        attribution_window_ms=settings.windows.attribution_window_ms,
+        batch_size=settings.batching.batch_size,
+        kappa_half_life_ms=settings.batching.kappa_half_life_ms,
     )
 
 

@@ -72,8 +72,8 @@ class Remembered:
     """Identities of impressions for a while after they left.
 
     Unclicked ones are nearly all there is, so they are kept as a set of digests of 128 bits and two queues in leaving order:
-    88 to 120 B however long ids are, by how full the set is (tests/bench/open_impression.py). That any two of a billion ids
-    share a digest has a chance of 1 in 10^21.
+    88 to 117 B however long ids are, by how full the set is (tests/bench/open_impression.py). That any two of a billion ids
+    share a digest has a chance below 1 in 10^20.
 
     Args:
         click_window_ms: an unclicked impression leaves this long after its event time.

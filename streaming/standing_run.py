@@ -18,7 +18,7 @@ from streaming.checkpoint import Cut
 from streaming.log_file import Place
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClick
-from streaming.pipeline import Pipeline
+from streaming.pipeline import Pipeline, learner_of
 from streaming.recalibrating import Recalibrator
 from streaming.settings import Settings, load
 
@@ -75,18 +75,7 @@ class StandingRun:
 
     def fresh_learner(self) -> Learner:
         """A learner of these settings that has learned nothing."""
-        settings = self.settings
-        return Learner(
-            settings.features,
-            network=settings.network,
-            optimizer=settings.optimizer,
-            safeguards=settings.safeguards,
-            labels=settings.labels,
-            observation_window_ms=settings.windows.observation_window_ms,
-            attribution_window_ms=settings.windows.attribution_window_ms,
-            batch_size=settings.batching.batch_size,
-            kappa_half_life_ms=settings.batching.kappa_half_life_ms,
-        )
+        return learner_of(self.settings)
 
     def length(self, name: str) -> int:
         """Bytes of an output file, up to the cut; 0 where there is none."""

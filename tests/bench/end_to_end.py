@@ -18,27 +18,18 @@ from pathlib import Path
 import msgspec
 
 from models.batch import Batch
-from models.delay import method_of
-from models.trainer import Learner
 from streaming.batching import Batcher, collate, is_row
 from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.lab.world import World, generate
-from streaming.label import Kind, Policy
-from streaming.pipeline import join_windows
+from streaming.pipeline import join_windows, learner_of, policy_of
 from streaming.replay import LogSource, Replay
 from streaming.settings import Settings, load
 
 
 def batches_of(log: Path, settings: Settings) -> list[tuple[Batch, int]]:
     """The batches that a replay of the log learns, with their event times."""
-    windows = settings.windows
-    policy = Policy(
-        map(Kind, method_of(settings.labels.method).sees),
-        p=0,
-        observation_window_ms=windows.observation_window_ms,
-        attribution_window_ms=windows.attribution_window_ms,
-    )
+    policy = policy_of(settings)
     join, reader = Join(join_windows(settings), policy.schedule), FeatureReader(settings.features)
     batcher = Batcher(batch_size=settings.batching.batch_size, batch_interval_ms=settings.batching.batch_interval_ms)
     batches: list[tuple[Batch, int]] = []
@@ -53,17 +44,7 @@ def batches_of(log: Path, settings: Settings) -> list[tuple[Batch, int]]:
 
 
 def from_memory(batches: list[tuple[Batch, int]], settings: Settings) -> float:
-    learner = Learner(
-        settings.features,
-        network=settings.network,
-        optimizer=settings.optimizer,
-        safeguards=settings.safeguards,
-        labels=settings.labels,
-        observation_window_ms=settings.windows.observation_window_ms,
-        attribution_window_ms=settings.windows.attribution_window_ms,
-        batch_size=settings.batching.batch_size,
-        kappa_half_life_ms=settings.batching.kappa_half_life_ms,
-    )
+    learner = learner_of(settings)
     started = time.perf_counter()
     for batch, at_ms in batches:
         learner.learn_many(batch, at_ms=at_ms)

@@ -22,8 +22,9 @@ from streaming.features import FeatureReader
 from streaming.lab.compare.files import read_clicks
 from streaming.lab.compare.protocol import plan_of, read_inputs, read_outcomes
 from streaming.lab.compare.runs import Hours, Walk, lead
-from streaming.lab.compare.stream import Group, Stream, as_compared, learner_of
+from streaming.lab.compare.stream import Group, Stream, as_compared
 from streaming.lab.world import World, generate, truth_of
+from streaming.pipeline import learner_of
 from streaming.settings import Settings, load
 
 DAY_MS = 86_400_000

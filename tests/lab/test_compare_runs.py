@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -122,6 +123,32 @@ def test_a_run_taken_up_or_done_in_other_processes_predicts_the_same_bits(
     for name in ("window", "survival", "oracle", "pretrained"):
         there, here = (load_file(path / "runs" / f"{name}-seed3.safetensors")["p"] for path in (out, tmp_path))
         np.testing.assert_array_equal(there, here)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plan.json", "clicks.safetensors", "inputs.safetensors", "outcomes.msgpack", "initial/mature-seed3.safetensors"],
+)
+def test_a_damaged_file_is_named_and_once_removed_made_again(
+    out: Path, log: Path, settings: Settings, tmp_path: Path, name: str
+) -> None:
+    there = tmp_path / "out"
+    shutil.copytree(out, there)
+    (there / name).write_bytes((there / name).read_bytes()[:20])
+    (there / "runs" / "oracle-seed3.json").unlink()  # so that there is something to run
+
+    def again() -> None:
+        compare(log, settings, there, methods=["window"], seeds=[3], close_at_end=True, processes=1)
+        read_clicks(there)
+
+    with pytest.raises(ResultsError, match=f"{Path(name).name} is damaged .*: remove it and compare again"):
+        again()
+    (there / name).unlink()
+    again()
+    for one, other in zip(
+        *(load_file(path / "runs" / "oracle-seed3.safetensors").values() for path in (out, there)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_other_settings_or_another_log_are_refused(out: Path, log: Path, settings: Settings, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +144,15 @@ def _columns(path: Path, kinds: dict[str, str]) -> dict[str, npt.NDArray[np.gene
     if len(set(lengths.values())) > 1:
         raise _damaged(path, f"its columns must be of one length, got {lengths}")
     return columns
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Says which file cannot be read as what it was written as, and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError, msgspec.MsgspecError, TypeError) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, why: str) -> ResultsError:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from models.batch import Inputs, Int64
 from streaming.features import FeatureReader
-from streaming.lab.compare.files import CLICKS, ResultsError
+from streaming.lab.compare.files import CLICKS, ResultsError, refusing
 from streaming.lab.compare.stream import HOUR_MS, Stream, as_compared
 from streaming.label import Example, Outcome
 from streaming.log_file import Place
@@ -73,7 +73,7 @@ def plan_of(
         ResultsError: `out` holds a comparison of other settings or another log, or there is nothing to compare.
     """
     identity = _identity(log)
-    if (out / PLAN).exists():
+    if all((out / name).exists() for name in (PLAN, CLICKS, INPUTS, OUTCOMES, SETTINGS)):
         return _taken_up(out, settings, identity)
     neutral = as_compared(settings, "mature", settings.network.seed)
     stream = Stream(log, neutral)
@@ -142,7 +142,8 @@ def _write(out: Path, plan: Plan, settings: Settings, outcomes: list[Example], c
 
 
 def _taken_up(out: Path, settings: Settings, identity: str) -> Plan:
-    plan = msgspec.json.decode((out / PLAN).read_bytes(), type=Plan)
+    with refusing(out / PLAN):
+        plan = msgspec.json.decode((out / PLAN).read_bytes(), type=Plan)
     if plan.log != identity:
         raise ResultsError(f"{out} compares methods on another log: choose another --out, or remove it")
     there = parse((out / SETTINGS).read_text(encoding="utf-8"), source=str(out / SETTINGS))
@@ -159,12 +160,16 @@ def _taken_up(out: Path, settings: Settings, identity: str) -> Plan:
 
 def read_inputs(out: Path) -> Inputs:
     """The features of the compared clicks, in the order of their times."""
-    return Inputs(**load_file(out / INPUTS))
+    with refusing(out / INPUTS):
+        return Inputs(**load_file(out / INPUTS))
 
 
 def read_outcomes(out: Path) -> dict[tuple[str, int], Outcome]:
     """What finally became of each click, as method `oracle` looks it up."""
-    facts = msgspec.msgpack.decode((out / OUTCOMES).read_bytes(), type=list[tuple[str, int, int | None, float | None]])
+    with refusing(out / OUTCOMES):
+        facts = msgspec.msgpack.decode(
+            (out / OUTCOMES).read_bytes(), type=list[tuple[str, int, int | None, float | None]]
+        )
     return {(name, at_ms): Outcome(conversion_ms, value) for name, at_ms, conversion_ms, value in facts}
 
 

@@ -20,10 +20,11 @@ from models.feature_weights import rows_of
 from models.trainer import Learner, Snapshot, StepReport
 from streaming.batching import collate, collate_aged
 from streaming.features import FeatureReader
-from streaming.lab.compare.files import RUNS, RunRecord, read_clicks
+from streaming.lab.compare.files import RUNS, RunRecord, read_clicks, refusing
 from streaming.lab.compare.protocol import Plan, read_inputs, read_outcomes
-from streaming.lab.compare.stream import HOUR_MS, Group, Stream, as_compared, learner_of
+from streaming.lab.compare.stream import HOUR_MS, Group, Stream, as_compared
 from streaming.open_clicks import OpenClicks
+from streaming.pipeline import learner_of
 from streaming.settings import Settings
 
 PRETRAINED, WINDOW, ORACLE = "pretrained", "window", "oracle"
@@ -60,7 +61,7 @@ def initial_of(method: str) -> str:
 def pretrain(log: Path, out: Path, plan: Plan, settings: Settings, task: Task, tell: Tell) -> None:
     """Leads a fresh learner through what is due before the stream begins, and keeps it under `initial/`."""
     path = out / INITIAL / task.name
-    if path.with_suffix(".json").exists():
+    if path.with_suffix(".json").exists() and path.with_suffix(".safetensors").exists():
         return
     own = as_compared(settings, task.method, task.seed)
     stream, walk = Stream(log, own), Walk(own, learner_of(own))
@@ -80,7 +81,7 @@ def pretrain(log: Path, out: Path, plan: Plan, settings: Settings, task: Task, t
 def run(log: Path, out: Path, plan: Plan, settings: Settings, task: Task, tell: Tell) -> None:
     """Leads a method from the initial model through the stream, scoring each hour before it learns of it; writes its two files."""
     stem = out / RUNS / task.name
-    if stem.with_suffix(".json").exists():
+    if stem.with_suffix(".json").exists() and stem.with_suffix(".safetensors").exists():
         return
     started = time.perf_counter()
     method = "mature" if task.method == PRETRAINED else task.method
@@ -212,6 +213,8 @@ def _chunks(first: int, last: int, size: int = 4096) -> Iterator[Int64]:
 
 def _initial(out: Path, task: Task) -> Snapshot:
     path = out / INITIAL / task.name
-    tensors: dict[str, torch.Tensor] = load_tensors(path.with_suffix(".safetensors"))
-    state: dict[str, Any] = msgspec.json.decode(path.with_suffix(".json").read_bytes())
+    with refusing(path.with_suffix(".safetensors")):
+        tensors: dict[str, torch.Tensor] = load_tensors(path.with_suffix(".safetensors"))
+    with refusing(path.with_suffix(".json")):
+        state: dict[str, Any] = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=dict[str, Any])
     return Snapshot(tensors, state)

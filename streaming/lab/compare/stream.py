@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.delay import method_of
-from models.trainer import Learner
 from streaming.batching import Batcher, is_row
 from streaming.join import Join
-from streaming.label import Example, Kind, Outcome, Policy
+from streaming.label import Example, Kind, Outcome
 from streaming.log_file import Place
-from streaming.pipeline import join_windows
+from streaming.pipeline import join_windows, policy_of
 from streaming.replay import LogSource
 from streaming.settings import Settings
 
@@ -48,21 +46,6 @@ def as_compared(settings: Settings, method: str, seed: int) -> Settings:
     )
 
 
-def learner_of(settings: Settings) -> Learner:
-    """A fresh learner of these settings."""
-    return Learner(
-        settings.features,
-        network=settings.network,
-        optimizer=settings.optimizer,
-        safeguards=settings.safeguards,
-        labels=settings.labels,
-        observation_window_ms=settings.windows.observation_window_ms,
-        attribution_window_ms=settings.windows.attribution_window_ms,
-        batch_size=settings.batching.batch_size,
-        kappa_half_life_ms=settings.batching.kappa_half_life_ms,
-    )
-
-
 class Stream:
     """The batches of a log under the method of its settings.
 
@@ -81,17 +64,9 @@ class Stream:
         places: Mapping[str, Place] | None = None,
         outcomes: Mapping[tuple[str, int], Outcome] | None = None,
     ) -> None:
-        method = method_of(settings.labels.method)
         windows, batching = settings.windows, settings.batching
         self.source = LogSource(log, settings, places)
-        self._policy = Policy(
-            map(Kind, method.sees),
-            p=0,
-            observation_window_ms=0 if method.observes_at_click else windows.observation_window_ms,
-            attribution_window_ms=windows.attribution_window_ms,
-            horizons=settings.labels.horizons,
-            outcomes=outcomes,
-        )
+        self._policy = policy_of(settings, outcomes)
         self.edges_ms = self._policy.edges_ms
         self._join = Join(join_windows(settings), self._policy.schedule)
         self._batcher = Batcher(batch_size=batching.batch_size, batch_interval_ms=batching.batch_interval_ms)
