@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
@@ -11,28 +10,23 @@ import numpy as np
 
 from models.batch import Aged, Batch, Bool, Event
 from models.delay_edges import bin_of
+from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader
-from streaming.label import Example, Kind, Slot
 from streaming.open_clicks import OpenClicks
 
-_kind = attrgetter("kind")
-_due_ms = attrgetter("due_ms")
-_features = attrgetter("impression.features")
-_converted = attrgetter("converted")
+_features = attrgetter("features")
 
 # The losses' word for each kind, by the kind's number. An OUTCOME teaches nothing and has none.
 _EVENTS = np.array([-1 if kind is Kind.OUTCOME else Event[kind.name] for kind in sorted(Kind)], np.int8)
 _IS_ROW = np.array([kind not in (Kind.OUTCOME, Kind.AGED) for kind in sorted(Kind)])
-_CLICK_KINDS = np.array([kind not in (Kind.OUTCOME, Kind.AGED, Kind.UNCLICKED) for kind in sorted(Kind)])
-_COUNTS_AS_ROW = bytes(int(_IS_ROW[kind]) if kind < len(_IS_ROW) else 0 for kind in range(256))
 
 
-def is_row(examples: Sequence[Example]) -> Bool:
+def is_row(examples: Examples) -> Bool:
     """(n,) whether each example is a row of a step; OUTCOMEs score predictions, and AGED teach the delay model alone."""
-    return _IS_ROW[np.frombuffer(_kinds(examples), np.uint8)]
+    return _IS_ROW[examples.kinds]
 
 
-def collate(examples: Sequence[Example], reader: FeatureReader, memory: OpenClicks | None = None) -> Batch:
+def collate(examples: Examples, reader: FeatureReader, memory: OpenClicks | None = None) -> Batch:
     """The rows of one step, one for each example, in their order.
 
     Args:
@@ -43,16 +37,16 @@ def collate(examples: Sequence[Example], reader: FeatureReader, memory: OpenClic
     Raises:
         ValueError: one of them is no row.
     """
-    kinds = np.frombuffer(_kinds(examples), np.uint8)
-    if not _IS_ROW[kinds].all():
+    if not is_row(examples).all():
         raise ValueError(
             "examples must not hold an OUTCOME or an AGED: the one scores predictions, the other teaches the delay model alone; "
             "leave them out before collating"
         )
     click_ms, delay_ms = np.full((2, len(examples)), -1, np.int64)
     looks = np.zeros(len(examples), np.int8)
-    for row in np.flatnonzero(_CLICK_KINDS[kinds]).tolist():  # few
-        example = examples[row]
+    converted = np.zeros(len(examples), np.float32)
+    for row, example in zip(examples.places.tolist(), examples.others, strict=True):  # few
+        converted[row] = example.converted
         if example.click_ms is not None:
             click_ms[row] = example.click_ms
             if example.conversion_ms is not None:
@@ -60,9 +54,9 @@ def collate(examples: Sequence[Example], reader: FeatureReader, memory: OpenClic
         if example.kind == Kind.REVISIT:
             looks[row] = example.slot - Slot.REVISIT
     return Batch(
-        inputs=reader.read(list(map(_features, examples))),
-        events=_EVENTS[kinds],
-        converted=np.fromiter(map(_converted, examples), np.float32, len(examples)),
+        inputs=reader.read(list(map(_features, examples.impressions))),
+        events=_EVENTS[examples.kinds],
+        converted=converted,
         click_ms=click_ms,
         delay_ms=delay_ms,
         looks=looks,
@@ -70,17 +64,16 @@ def collate(examples: Sequence[Example], reader: FeatureReader, memory: OpenClic
     )
 
 
-def collate_aged(examples: Sequence[Example], reader: FeatureReader, edges_ms: tuple[int, ...]) -> Aged:
-    """What the AGED among these examples tell the delay model."""
-    is_aged = np.frombuffer(_kinds(examples), np.uint8) == Kind.AGED
-    aged = [examples[place] for place in np.flatnonzero(is_aged).tolist()]
+def collate_aged(aged: Sequence[Example], reader: FeatureReader, edges_ms: tuple[int, ...]) -> Aged:
+    """What AGED examples tell the delay model."""
     edges = [example.slot - Slot.AGED for example in aged]
     in_bin = [
         bin_of(max(example.conversion_ms - example.click_ms, 0), edges_ms) == edge
         for example, edge in zip(aged, edges, strict=True)
         if example.conversion_ms is not None and example.click_ms is not None
     ]
-    return Aged(reader.read(list(map(_features, aged))), np.array(edges, np.int64), np.array(in_bin, np.bool_))
+    features = [example.impression.features for example in aged]
+    return Aged(reader.read(features), np.array(edges, np.int64), np.array(in_bin, np.bool_))
 
 
 class Batcher:
@@ -102,81 +95,79 @@ class Batcher:
     def __init__(self, *, batch_size: int, batch_interval_ms: int) -> None:
         self._batch_size = batch_size
         self._batch_interval_ms = batch_interval_ms
-        self._open: list[Example] = []
+        self._open: list[Examples] = []  # stretches, none of them empty
         self._rows = 0
 
-    def on_examples(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
+    def on_examples(self, examples: Examples) -> Iterator[Examples]:
         """Takes examples in order of due time; gives the groups that are complete by that.
 
         Raises:
-            ValueError: they go back in due time; seen where the list starts and ends, not at every example.
+            ValueError: they go back in due time.
         """
-        groups: list[list[Example]] = []
+        self._refuse_disorder(examples)
+        groups: list[Examples] = []
         start = 0
         while start < len(examples):
-            first = examples[start]
-            if self._open:
-                if first.due_ms < self._open[-1].due_ms:
-                    raise _out_of_order(self._open[-1], first)
-                if first.due_ms >= self._end_ms():
-                    groups.append(self._take())
-            end_ms = (first.due_ms // self._batch_interval_ms + 1) * self._batch_interval_ms
-            # Examples come in long lists, in order: one look at the last mostly tells that all are of one interval.
-            stop = len(examples)
-            if examples[-1].due_ms >= end_ms:
-                stop = bisect_left(examples, end_ms, lo=start, key=_due_ms)
-            elif examples[-1].due_ms < first.due_ms:
-                raise _out_of_order(first, examples[-1])
+            due_ms = int(examples.due_ms[start])
+            if self._open and due_ms >= self._end_ms():
+                groups.append(self._take())
+            end_ms = (due_ms // self._batch_interval_ms + 1) * self._batch_interval_ms
+            stop = int(np.searchsorted(examples.due_ms, end_ms, "left"))
             groups += self._fill(examples[start:stop])
             start = stop
         return iter(groups)
 
-    def on_watermark(self, watermark_ms: int) -> Iterator[list[Example]]:
+    def _refuse_disorder(self, examples: Examples) -> None:
+        dues = examples.due_ms
+        if self._open and len(dues):
+            dues = np.concatenate([self._open[-1].due_ms[-1:], dues])
+        back = np.flatnonzero(np.diff(dues) < 0)
+        if len(back):
+            before, after = dues[back[0] : back[0] + 2].tolist()
+            raise ValueError(
+                f"examples must come in order of due time (got due_ms {after} after {before}): "
+                "a group would hold other rows than the next time; feed the examples of one partition as they left the join"
+            )
+
+    def on_watermark(self, watermark_ms: int) -> Iterator[Examples]:
         """Gives the group that is held if its interval is over."""
         return self.flush() if self._open and watermark_ms >= self._end_ms() else iter(())
 
-    def flush(self) -> Iterator[list[Example]]:
+    def flush(self) -> Iterator[Examples]:
         """Gives the group that is held, whatever the watermark: nothing more will come, or nobody wants to wait for it."""
         return iter([self._take()] if self._open else [])
 
     def snapshot(self) -> bytes:
         """The group that is held, as `encode_examples` writes it."""
-        return encode_examples(self._open)
+        return encode_examples([example for part in self._open for example in part])
 
     def restore(self, snapshot: bytes) -> None:
         """Goes on from a snapshot; what was held is forgotten."""
-        self._open = decode_examples(snapshot)
-        self._rows = _count_rows(_kinds(self._open))
+        held = Examples.of(decode_examples(snapshot))
+        self._open = [held] if len(held) else []
+        self._rows = int(is_row(held).sum())
 
-    def _fill(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
+    def _fill(self, examples: Examples) -> Iterator[Examples]:
         """Adds examples of the interval that is open; gives each group that is full."""
-        kinds = _kinds(examples)
-        start = 0
-        # Where each row stands, counted from the start. Looked up only if this list fills a group.
-        rows = _count_rows(kinds)
-        if self._rows + rows >= self._batch_size:
-            places = np.flatnonzero(_IS_ROW[np.frombuffer(kinds, np.uint8)])
-            taken = 0
-            while self._rows + rows >= self._batch_size:
-                wanted = self._batch_size - self._rows
-                stop = int(places[taken + wanted - 1]) + 1
-                self._open += examples[start:stop]
-                yield self._take()
-                start, taken, rows = stop, taken + wanted, rows - wanted
-        self._open += examples[start:]
-        self._rows += rows
+        places = np.flatnonzero(is_row(examples))
+        start, taken = 0, 0
+        while self._rows + len(places) - taken >= self._batch_size:
+            taken += self._batch_size - self._rows
+            stop = int(places[taken - 1]) + 1
+            self._open.append(examples[start:stop])
+            yield self._take()
+            start = stop
+        if start < len(examples):
+            self._open.append(examples[start:])
+            self._rows += len(places) - taken
 
-    def _take(self) -> list[Example]:
-        group, self._open, self._rows = self._open, [], 0
+    def _take(self) -> Examples:
+        group, self._open, self._rows = Examples.joined(self._open), [], 0
         return group
 
     def _end_ms(self) -> int:
         """The first millisecond after the interval that is open."""
-        return (self._open[-1].due_ms // self._batch_interval_ms + 1) * self._batch_interval_ms
-
-
-def _count_rows(kinds: bytes) -> int:
-    return kinds.translate(_COUNTS_AS_ROW).count(1)
+        return (int(self._open[-1].due_ms[-1]) // self._batch_interval_ms + 1) * self._batch_interval_ms
 
 
 def encode_examples(examples: Sequence[Example]) -> bytes:
@@ -206,14 +197,3 @@ def _with_features(example: Example, features: bytes) -> Example:
     # msgpack has no JSON inside: the JSON travels as a msgpack byte string, which a Raw may hold.
     impression = msgspec.structs.replace(example.impression, features=msgspec.Raw(features))
     return msgspec.structs.replace(example, impression=impression)
-
-
-def _kinds(examples: Sequence[Example]) -> bytes:
-    return bytes(map(_kind, examples))  # 30 ns an example, and counting in bytes is next to nothing
-
-
-def _out_of_order(before: Example, after: Example) -> ValueError:
-    return ValueError(
-        f"examples must come in order of due time (got due_ms {after.due_ms} after {before.due_ms}): "
-        "a group would hold other rows than the next time; feed the examples of one partition as they left the join"
-    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from models.completion import CompletionModel
 from models.completion_error import KnownCurve
 from models.feature_weights import rows_of
 from streaming.early_labels import EarlyLabels
-from streaming.label import Example, Kind
+from streaming.examples import Examples, Kind
 from streaming.metrics import EarlyMetrics
 from streaming.recalibrating import OpenRaw, Recalibrator
 from streaming.scoring import Scoreboard
@@ -40,9 +39,7 @@ class Calibrating:
         """(B,) pCVR as it is served: the model's, recalibrated."""
         return pcvr if self._recalibrator is None else self._recalibrator.apply(pcvr, batch.inputs)
 
-    def on_batch(
-        self, group: Sequence[Example], rows: Sequence[Example], batch: Batch, pcvr: Float64, scoreboard: Scoreboard
-    ) -> None:
+    def on_batch(self, group: Examples, rows: Examples, batch: Batch, pcvr: Float64, scoreboard: Scoreboard) -> None:
         """Takes a batch that has been scored.
 
         Args:
@@ -50,18 +47,21 @@ class Calibrating:
             pcvr: (B,) as the model gave it before it learned of them.
             scoreboard: holds what clicks are scored with.
         """
-        at_ms = group[-1].due_ms
-        held = [(row, scoreboard.held(rows[row].impression.impression_id)) for row in _of_kind(rows, Kind.CLICKED)]
-        clicked = [(row, own.pcvr) for row, own in held if own is not None]
+        at_ms = int(group.due_ms[-1])
+        clicked = [
+            (row, example, own.pcvr)
+            for row, example in rows.of_kind(Kind.CLICKED)
+            if (own := scoreboard.held(example.impression.impression_id)) is not None
+        ]
         if clicked:
-            places = np.array([row for row, _ in clicked], np.int64)
+            places = np.array([row for row, _, _ in clicked], np.int64)
             self._early.on_clicks(
-                [rows[row] for row in places],
-                np.array([p for _, p in clicked]),
+                [example for _, example, _ in clicked],
+                np.array([p for _, _, p in clicked]),
                 self._delays.completed_at_edges(rows_of(batch.inputs, places)),
                 curve=self._delays.curve.completed_at_edges(),
             )
-        self._early.on_aged([group[place] for place in _of_kind(group, Kind.AGED)])
+        self._early.on_aged([example for _, example in group.of_kind(Kind.AGED)])
         if self._recalibrator is not None:
             looks_ms = self._looks_ms
             is_known = looks_ms is not None and not bool(self._delays.rests_on_prior(looks_ms))
@@ -72,7 +72,7 @@ class Calibrating:
                 completed=(lambda inputs: 1 - self._delays.survival_at(inputs, looks_ms or 0)) if is_known else None,
                 at_ms=at_ms,
             )
-            outcomes = [group[place] for place in _of_kind(group, Kind.OUTCOME)]
+            outcomes = [example for _, example in group.of_kind(Kind.OUTCOME)]
             self._recalibrator.on_outcomes(outcomes, observation_window_ms=looks_ms or 0, at_ms=at_ms)
 
     def advance(self, watermark_ms: int) -> None:
@@ -105,11 +105,6 @@ class Calibrating:
         self._early.restore(_under("early.", tensors))
         if self._recalibrator is not None:
             self._recalibrator.restore(_under("recalibration.", tensors), opened)
-
-
-def _of_kind(examples: Sequence[Example], kind: Kind) -> list[int]:
-    kinds = np.frombuffer(bytes(map(attrgetter("kind"), examples)), np.uint8)
-    return np.flatnonzero(kinds == kind).tolist()
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -13,8 +11,8 @@ from models.batch import Batch
 from models.trainer import StepReport
 from streaming.arrivals import Arrivals
 from streaming.events import RecordKind
+from streaming.examples import Examples, Kind
 from streaming.joined import Side
-from streaming.label import Example, Kind
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics
 from streaming.outputs import door_of
 
@@ -32,10 +30,11 @@ def count_arrivals(counts: RunMetrics, arrivals: Arrivals) -> None:
         _count_side(counts, door_of(refused), refused.kind)
 
 
-def count_leaving(counts: RunMetrics, examples: Sequence[Example], sides: Iterable[Side]) -> None:
+def count_leaving(counts: RunMetrics, examples: Examples, sides: Iterable[Side]) -> None:
     """Counts what left the join: examples by kind, records by side door and kind."""
-    for kind, count in Counter(map(attrgetter("kind"), examples)).items():
-        _add(counts.examples, kind.name, count)
+    per_kind = np.bincount(examples.kinds)
+    for kind in np.flatnonzero(per_kind).tolist():
+        _add(counts.examples, Kind(kind).name, int(per_kind[kind]))
     for side in sides:
         _count_side(counts, side.door, side.record.kind)
 

@@ -12,7 +12,7 @@ from models.cohorts import Cohorts
 from models.completion_error import KnownCurve
 from models.delay_edges import bin_of
 from models.early_calibration import Calibration, early_calibration
-from streaming.label import Example, Slot
+from streaming.examples import Example, Slot
 from streaming.metrics import CohortMetrics, EarlyMetrics
 from streaming.scoring import WHOSE, Whose, whose_of
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from streaming.events import Impression, PackedEvent, pack, unpack
+from streaming.log_file import Int64
 from streaming.pending import PackedRecord, Record
 from streaming.remembered import LeftSnapshot
 
@@ -41,6 +44,49 @@ class Due(msgspec.Struct, frozen=True, gc=False):
     due_ms: int
     slot: int
     joined: JoinedImpression
+
+
+class Dues:
+    """What is due of some impressions, in the order (due time, impression_id, slot).
+
+    Nearly all there is: impressions whose click window closes without a click. Of those there is nothing to say but which and when, so
+    they stand in columns, and what is due of clicked ones among them.
+
+    Args:
+        unclicked: (n,) impressions. due_ms: (n,) when their click windows close, ascending.
+        clicked: (place, what is due), ascending: it comes before the unclicked impression of that number.
+    """
+
+    __slots__ = ("clicked", "due_ms", "unclicked")
+
+    def __init__(self, unclicked: list[Impression], due_ms: Int64, clicked: list[tuple[int, Due]]) -> None:
+        self.unclicked = unclicked
+        self.due_ms = due_ms
+        self.clicked = clicked
+
+    @classmethod
+    def joined(cls, parts: Sequence[Dues]) -> Dues:
+        """Several, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0, *(len(part.unclicked) for part in parts)]).tolist()
+        return cls(
+            [impression for part in parts for impression in part.unclicked],
+            np.concatenate([np.zeros(0, np.int64), *(part.due_ms for part in parts)]),
+            [(start + place, due) for start, part in zip(starts, parts, strict=False) for place, due in part.clicked],
+        )
+
+    def __len__(self) -> int:
+        return len(self.unclicked) + len(self.clicked)
+
+    def __iter__(self) -> Iterator[Due]:
+        start = 0
+        for place, due in [*self.clicked, (len(self.unclicked), None)]:
+            for impression, due_ms in zip(self.unclicked[start:place], self.due_ms[start:place].tolist(), strict=True):
+                yield Due(due_ms, CLICK_SLOT, JoinedImpression(impression))
+            start = place
+            if due is not None:
+                yield due
 
 
 class Side(msgspec.Struct, frozen=True, gc=False):
@@ -87,11 +133,12 @@ class PackedJoined(msgspec.Struct, frozen=True, array_like=True):
 
 
 class JoinSnapshot(msgspec.Struct, frozen=True):
-    """The state of a `Join` as a value; `opened`, `closing` and `timers` point into `impressions`."""
+    """The state of a `Join` as a value; `unclicked`, `clicked`, `closing` and `timers` point into `impressions`."""
 
     watermark_ms: int | None
     impressions: list[PackedJoined]
-    opened: list[int]
+    unclicked: list[int]
+    clicked: list[int]
     closing: list[int]
     timers: list[tuple[int, int, int]]
     remembered: LeftSnapshot

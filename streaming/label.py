@@ -2,77 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from models.delay_edges import edges_ms, horizons_ms
-from streaming.events import Impression
-from streaming.joined import CLICK_SLOT, CONVERSION_SLOT, Due, JoinedImpression, Schedule
-
-
-class Kind(IntEnum):
-    """What an example says about its impression."""
-
-    UNCLICKED = 0
-    CLICKED = 1
-    IMMEDIATE_POSITIVE = 2
-    OBSERVED_NEGATIVE = 3
-    REVISIT = 4
-    AGED = 5
-    DELAYED_POSITIVE = 6
-    REAL_NEGATIVE = 7
-    MATURED = 8
-    ORACLE = 9
-    OUTCOME = 10
-
-
-class Slot(IntEnum):
-    """A place an impression's example can take; the first in a slot wins. The order at equal due time and impression."""
-
-    CLICK = CLICK_SLOT
-    OBSERVED = 1
-    REVISIT = 64  # + k, k = 1..31: the steps between horizons
-    AGED = 128  # + k, k = 1..62: edges but the first; 191 is CONVERSION_SLOT
-    SETTLED = 192
-    OUTCOME = 193
-
-
-def slot_name(slot: int) -> str:
-    """How files call a slot.
-
-    Example:
-        >>> slot_name(Slot.OBSERVED), slot_name(Slot.REVISIT + 2)
-        ('observed', 'revisit_2')
-    """
-    if Slot.REVISIT <= slot < Slot.SETTLED:
-        base = Slot.AGED if slot >= Slot.AGED else Slot.REVISIT
-        return f"{base.name.lower()}_{slot - base}"
-    return Slot(slot).name.lower()
-
-
-class Example(msgspec.Struct, frozen=True, gc=False):
-    """One labelled example, as it leaves the join.
-
-    Args:
-        due_ms: when it left, in event time. kind: what it says. slot: a `Slot`, plus k for revisits and ages.
-        p: the join partition. impression: as it was logged, features still raw.
-        click_ms, conversion_ms: the facts known at `due_ms`, None if not (yet) there.
-        converted: the label v; False for the kinds that say nothing of conversions. value: what the conversion was worth.
-    """
-
-    due_ms: int
-    kind: Kind
-    slot: int
-    p: int
-    impression: Impression
-    click_ms: int | None = None
-    conversion_ms: int | None = None
-    converted: bool = False
-    value: float | None = None
-
+from streaming.examples import Example, Examples, Kind, Slot, slot_name
+from streaming.joined import CLICK_SLOT, CONVERSION_SLOT, Due, Dues, JoinedImpression, Schedule
 
 Moment = Literal["click window", "click", "observation window", "horizon", "age", "conversion", "attribution window"]
 
@@ -233,17 +170,10 @@ class Policy:
             at_ages_ms=tuple(sorted(at_ages_ms.items())),
         )
 
-    def on_due(self, dues: Sequence[Due]) -> list[Example]:
+    def on_due(self, dues: Dues) -> Examples:
         """The examples for what is due, in the same order. A slot that no kind applies to yields none."""
-        p, unclicked = self._p, Kind.UNCLICKED
-        examples: list[Example] = []
-        for due in dues:
-            joined = due.joined
-            if joined.click_ms is None:  # nearly all of them
-                examples.append(Example(due.due_ms, unclicked, CLICK_SLOT, p, joined.impression))
-            else:
-                examples += self._draw(due)
-        return examples
+        others = [(place, example) for place, due in dues.clicked for example in self._draw(due)]
+        return Examples.unclicked(dues.unclicked, dues.due_ms, others, self._p)
 
     def _draw(self, due: Due) -> list[Example]:
         joined = due.joined

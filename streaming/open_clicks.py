@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 
 from models.batch import ClickMemory
-from streaming.label import Example, Kind
+from streaming.examples import Examples, Kind
 
 _ON_CLICK = frozenset(
     (Kind.IMMEDIATE_POSITIVE, Kind.OBSERVED_NEGATIVE, Kind.REVISIT, Kind.DELAYED_POSITIVE, Kind.REAL_NEGATIVE)
@@ -28,8 +28,10 @@ class OpenClicks:
 
     Example:
         >>> from streaming.events import Impression
+        >>> from streaming.examples import Example
         >>> shown = Impression("i-1", 1_700_000_000_000, msgspec.Raw(b"{}"))
-        >>> first = [Example(1_700_003_600_000, Kind.OBSERVED_NEGATIVE, 1, 0, shown, click_ms=1_700_000_000_000)]
+        >>> observed = Example(1_700_003_600_000, Kind.OBSERVED_NEGATIVE, 1, 0, shown, click_ms=1_700_000_000_000)
+        >>> first = Examples.of([observed])
         >>> clicks = OpenClicks()
         >>> memory = clicks.recall(first)
         >>> memory.click.tolist(), memory.target.tolist()
@@ -45,7 +47,7 @@ class OpenClicks:
     def __len__(self) -> int:
         return len(self._open)
 
-    def recall(self, examples: Sequence[Example]) -> ClickMemory:
+    def recall(self, examples: Examples) -> ClickMemory:
         """What is known of the clicks that these examples are about."""
         numbers: dict[str, int] = {}
         click = np.full(len(examples), -1, np.int64)
@@ -56,7 +58,7 @@ class OpenClicks:
         first_f, target = np.array([(own.first_f, own.target) for own in known], np.float64).reshape(-1, 2).T
         return ClickMemory(click, first_f, target)
 
-    def remember(self, examples: Sequence[Example], memory: ClickMemory) -> None:
+    def remember(self, examples: Examples, memory: ClickMemory) -> None:
         """Takes what these examples' clicks were told; those that are settled by it are forgotten."""
         for row, name in _clicks(examples):
             number = memory.click[row]
@@ -64,9 +66,9 @@ class OpenClicks:
                 self._open[name] = OpenClick(float(memory.first_f[number]), float(memory.target[number]))
         self.settle(examples)
 
-    def settle(self, examples: Sequence[Example]) -> None:
+    def settle(self, examples: Examples) -> None:
         """Forgets the clicks that these examples settle."""
-        for example in examples:
+        for example in examples.others:
             if example.kind in _SETTLING:
                 self._open.pop(example.impression.impression_id, None)
 
@@ -79,7 +81,9 @@ class OpenClicks:
         self._open = dict(snapshot)
 
 
-def _clicks(examples: Sequence[Example]) -> Iterable[tuple[int, str]]:
+def _clicks(examples: Examples) -> Iterable[tuple[int, str]]:
     return (
-        (row, example.impression.impression_id) for row, example in enumerate(examples) if example.kind in _ON_CLICK
+        (row, example.impression.impression_id)
+        for row, example in zip(examples.places.tolist(), examples.others, strict=True)
+        if example.kind in _ON_CLICK
     )

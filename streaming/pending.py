@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from streaming.arrivals import Arrivals
 from streaming.events import Click, Conversion, Event, Impression, PackedEvent, RecordKind, pack, unpack
 from streaming.log_file import Int64
+
+Bool = npt.NDArray[np.bool_]
 
 _KIND_OF = {Impression: RecordKind.IMPRESSION, Click: RecordKind.CLICK, Conversion: RecordKind.CONVERSION}
 
@@ -117,6 +120,10 @@ class Pending:
         taken = range(self._taken, max(end, self._taken))
         self._taken = taken.stop
         return taken, (self._order[taken.start : taken.stop] // 8).tolist()
+
+    def shown_on_time(self, positions: range) -> Bool:
+        """(n,) whether each of these positions, which `take` gave, is an impression that was not late."""
+        return np.asarray(self._order[positions.start : positions.stop] & 7 == 4 + RecordKind.IMPRESSION)
 
     def record(self, position: int) -> Record:
         """The record at a position that `take` gave, until the next `add`."""

@@ -8,8 +8,7 @@ The way of a click:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, compress
-from operator import attrgetter
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -26,10 +25,11 @@ from streaming.batching import Batcher, collate, collate_aged, is_row
 from streaming.calibrating import Calibrating
 from streaming.checkpoint import Cut
 from streaming.counting import copy_counts, count_arrivals, count_leaving, count_taught
+from streaming.examples import Examples, Kind, Slot
 from streaming.features import FeatureReader
 from streaming.join import Join
 from streaming.joined import Side, Windows
-from streaming.label import Example, Kind, Outcome, Policy, Slot
+from streaming.label import Outcome, Policy
 from streaming.log_file import Place
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClicks
@@ -39,7 +39,6 @@ from streaming.scoring import Scoreboard
 from streaming.settings import Settings
 
 HOUR_MS = 3_600_000
-_kind = attrgetter("kind")
 
 
 class RunEndedError(Exception):
@@ -134,12 +133,12 @@ class Pipeline:
         groups = chain(self._batcher.on_examples(examples), self._batcher.on_watermark(watermark_ms))
         self._learn(groups)  # -> Batch -> StepReport
         self._watermark_ms = watermark_ms
-        self._is_changed = self._is_changed or bool(dues) or bool(sides)
+        self._is_changed = self._is_changed or len(dues) > 0 or bool(sides)
 
-    def _learn(self, groups: Iterator[list[Example]]) -> None:
+    def _learn(self, groups: Iterator[Examples]) -> None:
         for group in groups:
-            at_ms = group[-1].due_ms
-            rows = list(compress(group, is_row(group)))
+            at_ms = int(group.due_ms[-1])
+            rows = group.where(is_row(group))
             batch = collate(rows, self._reader, self._clicks)
             report = self._learner.learn_many(batch, at_ms=at_ms)
             pcvr = self._calibrating.corrected(batch, report.pcvr)
@@ -159,7 +158,8 @@ class Pipeline:
             elif self._clicks is not None:
                 self._clicks.settle(rows)  # refused: what it was to settle, nothing settles later
             if report.refusal is None:
-                aged = collate_aged(group, self._reader, self._policy.edges_ms)
+                own = [example for _, example in group.of_kind(Kind.AGED)]
+                aged = collate_aged(own, self._reader, self._policy.edges_ms)
                 self._learner.learn_delays(aged, at_ms=at_ms)
             else:
                 self._refuse_batch(group, report.refusal)
@@ -271,7 +271,7 @@ class Pipeline:
         for side in sides:
             self._output.append(f"{side.door}.jsonl", side_line(side))
 
-    def _refuse_batch(self, group: list[Example], refusal: Refusal) -> None:
+    def _refuse_batch(self, group: Examples, refusal: Refusal) -> None:
         refused = self._counts.refused_batches
         refused[refusal.reason] = refused.get(refusal.reason, 0) + 1
         total, limit = sum(refused.values()), self._settings.safeguards.breaker_limit
@@ -371,10 +371,9 @@ def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], O
     return outcomes
 
 
-def _scored(group: list[Example], pctr: Float64, pcvr: Float64) -> tuple[list[Example], Float64, Float64]:
+def _scored(group: Examples, pctr: Float64, pcvr: Float64) -> tuple[Examples, Float64, Float64]:
     """The examples of a group that are scored, with their predictions; OUTCOMEs, which have one from before, get 0.5."""
-    kinds = np.frombuffer(bytes(map(_kind, group)), np.uint8)
-    scored = kinds != Kind.AGED
+    scored = group.kinds != Kind.AGED
     wide = np.full((2, len(group)), 0.5)
     wide[:, is_row(group)] = pctr, pcvr
-    return list(compress(group, scored)), *wide[:, scored]
+    return group.where(scored), *wide[:, scored]

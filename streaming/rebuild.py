@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from heapq import merge
-from itertools import compress, islice
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -28,8 +28,8 @@ from models.weighted import Weighted
 from streaming.adapters.log_features import ImpressionKey
 from streaming.batching import Batcher, collate
 from streaming.events import Impression
+from streaming.examples import Example, Examples, Kind, Slot, slot_name
 from streaming.features import FeatureReader
-from streaming.label import Example, Kind, Slot, slot_name
 from streaming.late_facts import Truth
 from streaming.open_clicks import OpenClick, OpenClicks
 from streaming.outputs import ExampleLine, example_lines
@@ -176,20 +176,19 @@ class Rebuilding:
         """Teaches rows in order of due time; gives them as lines of examples.jsonl, group by group."""
         rest = iter(rows)
         while portion := list(islice(rest, self._settings.batching.batch_size)):
-            for group in self._batcher.on_examples(portion):
+            for group in self._batcher.on_examples(Examples.of(portion)):
                 yield self._learn(group)
         for group in self._batcher.flush():
             yield self._learn(group)
 
-    def _learn(self, group: list[Example]) -> bytes:
-        at_ms = group[-1].due_ms
-        kinds = np.array([example.kind for example in group], np.int64)
+    def _learn(self, group: Examples) -> bytes:
+        at_ms, kinds = int(group.due_ms[-1]), group.kinds
         unclicked, clicked = (np.asarray(kinds == kind, np.float64) for kind in _CLICK_LABELS)
         is_open = ~np.isin(kinds, (*_CLICK_LABELS, Kind.MATURED))
-        open_rows = list(compress(group, is_open.tolist()))
+        open_rows = group.where(is_open)
         pairs = self._closed_pairs(group, kinds == Kind.MATURED, at_ms)
         lesson = None
-        if open_rows:
+        if len(open_rows):
             lesson = self._learner.weigh(collate(open_rows, self._reader, self._memory), at_ms=at_ms)
             pairs[:, is_open] = lesson.positive, lesson.negative
         # As the learner does it: without an unclicked impression beside them, clicks are taught by themselves.
@@ -198,10 +197,10 @@ class Rebuilding:
         by_unclicked = kappa * unclicked if objective.counts_unclicked else np.zeros(len(group))
         told = np.stack([pairs[0], pairs[1] + by_unclicked])
         refusal = self._learner.teach_many(
-            self._reader.read([example.impression.features for example in group]),
+            self._reader.read([shown.features for shown in group.impressions]),
             Weighted(clicked, unclicked, product=objective.product * told, composed=objective.composed * pairs),
         )
-        outcomes = [example.converted for example in group if example.kind == Kind.MATURED]
+        outcomes = [example.converted for _, example in group.of_kind(Kind.MATURED)]
         self._learner.observe_outcomes(len(outcomes), sum(outcomes))
         if refusal is None:
             mass = float(pairs.sum()) if objective.counts_unclicked else 0.0

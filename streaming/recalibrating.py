@@ -17,7 +17,7 @@ from models.feature_weights import rows_of
 from models.features import Columns
 from models.recalibration import Recalibration
 from models.schema import Feature
-from streaming.label import Example, Kind
+from streaming.examples import Example, Examples, Kind
 from streaming.settings import Recalibrating
 
 _LOOKED = (Kind.IMMEDIATE_POSITIVE, Kind.OBSERVED_NEGATIVE)
@@ -57,7 +57,7 @@ class Recalibrator:
 
     def on_rows(
         self,
-        rows: Sequence[Example],
+        rows: Examples,
         batch: Batch,
         pcvr: Float64,
         *,
@@ -72,15 +72,18 @@ class Recalibrator:
             completed: F(w_o | x) of some inputs; None while it rests on a prior, or is of no use to the method: then OUTCOMEs alone tell.
             at_ms: event time of the batch.
         """
-        clicked = [row for row, example in enumerate(rows) if example.click_ms is not None]
-        looked = [row for row in clicked if completed is not None and rows[row].kind in _LOOKED]
+        clicked = [
+            (row, example)
+            for row, example in zip(rows.places.tolist(), rows.others, strict=True)
+            if example.click_ms is not None
+        ]
+        looked = [row for row, example in clicked if completed is not None and example.kind in _LOOKED]
         exposure: dict[int, float] = {}
         if completed is not None and looked:
             shares = completed(rows_of(batch.inputs, np.array(looked, np.int64)))
             exposure = dict(zip(looked, shares.tolist(), strict=True))
         pieces: list[tuple[OpenRaw, bool, float, int]] = []
-        for row in clicked:
-            example = rows[row]
+        for row, example in clicked:
             name = example.impression.impression_id
             own = self._open.get(name)
             if own is None:

@@ -30,7 +30,7 @@ class LeftSnapshot(msgspec.Struct, frozen=True, array_like=True):
     others: list[tuple[str, int, int, int | None, bool]]
 
 
-class _Times:
+class Times:
     """A queue of ascending times, as offsets from the first: 4 bytes each, 8 while they span more than 49 days."""
 
     def __init__(self) -> None:
@@ -41,7 +41,11 @@ class _Times:
     def __getitem__(self, place: int) -> int:
         return self._base_ms + self._offsets[self._head + place]
 
+    def __len__(self) -> int:
+        return len(self._offsets) - self._head
+
     def extend(self, times_ms: Sequence[int]) -> None:
+        """Adds times; none is below one that is there."""
         if not times_ms:
             return
         if self._head == len(self._offsets):
@@ -61,6 +65,14 @@ class _Times:
             self._head = 0
             self.extend(rest)
         return dropped
+
+    def take_below(self, bound_ms: int) -> list[int]:
+        """Drops what is before the bound; gives it."""
+        head = bisect_left(self._offsets, bound_ms - self._base_ms, lo=self._head)
+        base_ms = self._base_ms
+        taken = [base_ms + offset for offset in self._offsets[self._head : head]]
+        self.drop_below(bound_ms)
+        return taken
 
     def to_list(self) -> list[int]:
         """The times that are left, in order."""
@@ -91,7 +103,7 @@ class Remembered:
         self._hold_ms = hold_ms
         self._ids: set[int] = set()
         self._order: deque[int] = deque()
-        self._times = _Times()
+        self._times = Times()
         self._others: dict[str, Left] = {}
         self._others_order: deque[tuple[int, str]] = deque()
 
@@ -117,6 +129,14 @@ class Remembered:
             self.forget(now_ms)
             return digest in self._ids or impression_id in self._others
         return False
+
+    def may_hold(self, impression_ids: Sequence[str]) -> set[str]:
+        """Those of these that were remembered when time was last asked for; only of them `holds` can say yes, now or later."""
+        digests = list(map(xxh3_128_intdigest, map(str.encode, impression_ids)))
+        found = set(self._others.keys() & impression_ids) if self._others else set()
+        if not self._ids.isdisjoint(digests):
+            found |= {name for name, digest in zip(impression_ids, digests, strict=True) if digest in self._ids}
+        return found
 
     def get(self, impression_id: str, *, now_ms: int) -> Left | None:
         """What is remembered of it; None if nothing (any more). Unlike `holds` it may have to search."""

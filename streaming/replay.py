@@ -20,8 +20,9 @@ from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
 from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
 from streaming.events import EventDecoder, RecordKind
+from streaming.examples import Kind
 from streaming.features import FeatureReader
-from streaming.label import Kind, Outcome, check_kinds
+from streaming.label import Outcome, check_kinds
 from streaming.log_file import Lines, LogFile, Place
 from streaming.metrics import SIDE_OUTPUTS
 from streaming.pipeline import Pipeline, find_outcomes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from itertools import compress
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,11 +14,12 @@ import numpy.typing as npt
 from models.batch import Bool, Float64, Int64
 from models.sums import Rows
 from streaming.events import Impression, Served
+from streaming.examples import Example, Examples, Kind
 from streaming.hourly import HOUR_MS, HourlyState, HourlySums, task_metrics
-from streaming.label import Example, Kind
 from streaming.metrics import HourMetrics, RunMetrics
 
-_impression = attrgetter("impression")
+_served = attrgetter("served")
+_event_time_ms = attrgetter("event_time_ms")
 
 Whose = Literal["model", "served"]
 WHOSE: tuple[Whose, Whose] = ("model", "served")
@@ -34,6 +35,24 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     pctr: float
     pcvr: float
     whose: Whose
+
+
+class Predicted(NamedTuple):
+    """Predictions as columns, each (n,)."""
+
+    impressions: list[Impression]
+    event_time_ms: Int64
+    pctr: Float64
+    pcvr: Float64
+    is_served: Bool
+
+    def each(self) -> list[Prediction]:
+        """One by one."""
+        figures = zip(self.pctr.tolist(), self.pcvr.tolist(), self.is_served.tolist(), strict=True)
+        return [
+            Prediction(shown.impression_id, shown.event_time_ms, pctr, pcvr, WHOSE[served])
+            for shown, (pctr, pcvr, served) in zip(self.impressions, figures, strict=True)
+        ]
 
 
 class OpenPrediction(msgspec.Struct, frozen=True, gc=False):
@@ -68,7 +87,8 @@ class Scoreboard:
         >>> shown = Impression("i-1", 1_700_000_000_000, msgspec.Raw(b"{}"))
         >>> due = shown.event_time_ms + 900_000
         >>> board = Scoreboard(click_window_ms=900_000, attribution_window_ms=3_600_000)
-        >>> board.predict([Example(due, Kind.UNCLICKED, 0, 0, shown)], [0.04], [0.1])[0].pctr
+        >>> unclicked = Examples.of([Example(due, Kind.UNCLICKED, 0, 0, shown)])
+        >>> board.predict(unclicked, [0.04], [0.1]).each()[0].pctr
         0.04
         >>> board.metrics(due).tasks["ctr"]["model"].n    # the hour is not complete
         0
@@ -87,9 +107,7 @@ class Scoreboard:
         self.outcomes = 0
         self.positive_outcomes = 0
 
-    def predict(
-        self, examples: Sequence[Example], rows_pctr: npt.ArrayLike, rows_pcvr: npt.ArrayLike
-    ) -> list[Prediction]:
+    def predict(self, examples: Examples, rows_pctr: npt.ArrayLike, rows_pcvr: npt.ArrayLike) -> Predicted:
         """Takes the model's predictions for a batch, before the batch is learned, and scores the labels that came with it.
 
         Only the first example of an impression decides its prediction: what was served, if it was logged, else the
@@ -108,47 +126,37 @@ class Scoreboard:
         """
         pctr = _probabilities(rows_pctr, "rows_pctr", len(examples))
         pcvr = _probabilities(rows_pcvr, "rows_pcvr", len(examples))
-        if not examples:
-            return []
-        new: list[Prediction | None] = [
-            Prediction(impression.impression_id, impression.event_time_ms, p_click, p_conversion, "model")
-            for impression, p_click, p_conversion in zip(
-                map(_impression, examples), pctr.tolist(), pcvr.tolist(), strict=True
-            )
-        ]
-        served: list[int] = []  # rows
+        event_time_ms = np.fromiter(map(_event_time_ms, examples.impressions), np.int64, len(examples))
+        is_new, is_served = np.ones(len(examples), np.bool_), np.zeros(len(examples), np.bool_)
+        if not len(examples):
+            return Predicted([], event_time_ms, pctr, pcvr, is_served)
         labels = np.zeros((3, len(examples)))  # (task, B) as of unclicked rows; NaN is not scored by this row
         labels[CVR] = np.nan
         # An unclicked row is its impression's first and last, and nearly all are: only the others are looked at one by one.
-        unclicked = Kind.UNCLICKED
-        for row, example in enumerate(examples):
+        if any(map(_served, examples.impressions)):
+            unclicked = np.flatnonzero(examples.kinds == Kind.UNCLICKED).tolist()
+            for row in unclicked:
+                served = examples.impressions[row].served
+                if served is not None and _is_probable(served):
+                    pctr[row], pcvr[row], is_served[row] = served.pctr, served.pcvr, True
+        for row, example in zip(examples.places.tolist(), examples.others, strict=True):
             impression = example.impression
-            if example.kind == unclicked and impression.served is None:
-                continue
-            held = None if example.kind == unclicked else self._open.get(impression.impression_id)
+            held = self._open.get(impression.impression_id)
+            is_new[row] = held is None
             if held is None:
                 shown = impression.served
                 if shown is not None and _is_probable(shown):
                     held = OpenPrediction(shown.pctr, shown.pcvr, True)
-                    new[row] = Prediction(
-                        impression.impression_id, impression.event_time_ms, shown.pctr, shown.pcvr, "served"
-                    )
                 else:
                     held = OpenPrediction(float(pctr[row]), float(pcvr[row]), False)
-            else:
-                new[row] = None
-            if held.is_served:
-                served.append(row)
-            pctr[row], pcvr[row] = held.pctr, held.pcvr
-            if example.kind != unclicked:
-                self._score_clicked(example, held, labels[:, row])
-        is_served = np.zeros(len(examples), np.bool_)
-        is_served[served] = True
-        self._add(np.array([example.impression.event_time_ms for example in examples]), pctr, pcvr, labels, is_served)
-        self._due_ms = max(examples[-1].due_ms, self._due_ms or 0)
+            pctr[row], pcvr[row], is_served[row] = held.pctr, held.pcvr, held.is_served
+            self._score_clicked(example, held, labels[:, row])
+        self._add(event_time_ms, pctr, pcvr, labels, is_served)
+        self._due_ms = max(int(examples.due_ms[-1]), self._due_ms or 0)
         for sums in self._sums.values():
             sums.fold(self._due_ms)
-        return [prediction for prediction in new if prediction is not None]
+        new = examples.impressions if is_new.all() else list(compress(examples.impressions, is_new.tolist()))
+        return Predicted(new, event_time_ms[is_new], pctr[is_new], pcvr[is_new], is_served[is_new])
 
     def held(self, impression_id: str) -> OpenPrediction | None:
         """The prediction of a clicked impression whose labels are still open; None if there is none (any more)."""

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from models.schema import RefusalReason
-from streaming.label import Kind
+from streaming.examples import Kind
 from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, RunMetrics, TaskMetrics
 
 # Shown from the first scrape on, at 0: `rate()` and `increase()` miss the first event of a series that appears with it.

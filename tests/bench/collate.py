@@ -20,8 +20,8 @@ import msgspec
 from models.schema import Feature
 from streaming.batching import Batcher, collate, decode_examples, encode_examples
 from streaming.events import Impression
+from streaming.examples import Example, Kind, Slot
 from streaming.features import FeatureReader
-from streaming.label import Example, Kind, Slot
 
 START = 1_717_200_000_000  # 2024-06-01 00:00 UTC
 

@@ -12,7 +12,6 @@ import json
 import statistics
 import tempfile
 import time
-from itertools import compress
 from pathlib import Path
 
 import msgspec
@@ -38,8 +37,8 @@ def batches_of(log: Path, settings: Settings) -> list[tuple[Batch, int]]:
         if arrivals.watermark_ms is not None:
             examples = policy.on_due(join.on_watermark(arrivals.watermark_ms)[0])
             for group in [*batcher.on_examples(examples), *batcher.on_watermark(arrivals.watermark_ms)]:
-                rows = list(compress(group, is_row(group)))
-                batches.append((collate(rows, reader), group[-1].due_ms))
+                rows = group.where(is_row(group))
+                batches.append((collate(rows, reader), int(group.due_ms[-1])))
     return batches
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from models.delay import method_of
 from streaming.adapters.run_directory import RunDirectory
+from streaming.examples import Kind
 from streaming.join import Join
 from streaming.lab.world import World, generate
-from streaming.label import Kind, Policy
+from streaming.label import Policy
 from streaming.outputs import door_of, example_lines, refused_line, side_line
 from streaming.pipeline import join_windows
 from streaming.replay import OUTPUTS, LogSource

@@ -13,8 +13,8 @@ from models.delay_edges import bin_of, edges_ms
 from models.schema import Feature
 from streaming.batching import Batcher, collate, collate_aged, decode_examples, encode_examples, is_row
 from streaming.events import Impression, Served
+from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader
-from streaming.label import Example, Kind, Slot
 from streaming.open_clicks import OpenClicks
 
 START = 1_717_200_000_000  # a multiple of every interval used here
@@ -61,7 +61,7 @@ def test_groups_are_the_same_however_examples_and_watermark_arrive(examples, bat
     groups, at = [], 0
     while at < len(examples):
         length = data.draw(st.sampled_from([1, 1, 2, 5, 15]), "length")
-        groups += batcher.on_examples(examples[at : at + length])
+        groups += batcher.on_examples(Examples.of(examples[at : at + length]))
         at += length
         if at < len(examples) and examples[at - 1].due_ms < examples[at].due_ms:
             # It has passed what was emitted and not what was not: anywhere between the two.
@@ -85,8 +85,8 @@ def test_feeding_one_by_one_is_feeding_all_at_once(batch_size):
         for _ in range(2)
     ]
     at_once, one_by_one = (Batcher(batch_size=batch_size, batch_interval_ms=INTERVAL) for _ in range(2))
-    expected = [*at_once.on_examples(examples), *at_once.flush()]
-    fed = [group for one in examples for group in one_by_one.on_examples([one])]
+    expected = [*at_once.on_examples(Examples.of(examples)), *at_once.flush()]
+    fed = [group for one in examples for group in one_by_one.on_examples(Examples.of([one]))]
     assert unpacked([*fed, *one_by_one.flush()]) == unpacked(expected) == unpacked(grouped(examples, batch_size))
 
 
@@ -97,7 +97,7 @@ def unpacked(groups):
 def test_the_interval_is_over_when_the_watermark_has_passed_its_last_millisecond():
     #   0 ......... 9 | 10
     batcher = Batcher(batch_size=100, batch_interval_ms=INTERVAL)
-    assert dues(batcher.on_examples([example(0), example(9)])) == []
+    assert dues(batcher.on_examples(Examples.of([example(0), example(9)]))) == []
     assert dues(batcher.on_watermark(START + 9)) == []
     assert dues(batcher.on_watermark(START + 10)) == [[0, 9]]
     assert dues(batcher.on_watermark(START + 1000)) == []
@@ -105,8 +105,8 @@ def test_the_interval_is_over_when_the_watermark_has_passed_its_last_millisecond
 
 def test_a_group_leaves_with_the_row_that_fills_it():
     batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
-    assert dues(batcher.on_examples([example(0)])) == []
-    assert dues(batcher.on_examples([example(1)])) == [[0, 1]]
+    assert dues(batcher.on_examples(Examples.of([example(0)]))) == []
+    assert dues(batcher.on_examples(Examples.of([example(1)]))) == [[0, 1]]
     assert dues(batcher.flush()) == []
 
 
@@ -114,16 +114,15 @@ def test_a_group_leaves_with_the_row_that_fills_it():
 def test_outcomes_and_ages_travel_along_and_do_not_fill_a_group(outcome):
     row = Kind.CLICKED
     batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
-    ready = batcher.on_examples(
-        [example(due, kind) for due, kind in enumerate([outcome, row, outcome, outcome, row, outcome, row])]
-    )
+    kinds = [outcome, row, outcome, outcome, row, outcome, row]
+    ready = batcher.on_examples(Examples.of([example(due, kind) for due, kind in enumerate(kinds)]))
     assert dues(ready) == [[0, 1, 2, 3, 4]]
     assert dues(batcher.flush()) == [[5, 6]]
 
 
 def test_one_long_list_yields_the_groups_of_all_its_intervals():
     batcher = Batcher(batch_size=2, batch_interval_ms=INTERVAL)
-    assert dues(batcher.on_examples([example(due) for due in (0, 1, 2, 11, 12, 25, 31, 32, 33)])) == [
+    assert dues(batcher.on_examples(Examples.of([example(due) for due in (0, 1, 2, 11, 12, 25, 31, 32, 33)]))) == [
         [0, 1],
         [2],
         [11, 12],
@@ -135,28 +134,28 @@ def test_one_long_list_yields_the_groups_of_all_its_intervals():
 
 def test_a_flush_lets_the_rest_of_the_interval_form_a_group_of_its_own():
     batcher = Batcher(batch_size=4, batch_interval_ms=INTERVAL)
-    assert dues(batcher.on_examples([example(0), example(1)])) == []
+    assert dues(batcher.on_examples(Examples.of([example(0), example(1)]))) == []
     assert dues(batcher.flush()) == [[0, 1]]
-    assert dues(batcher.on_examples([example(2), example(15)])) == [[2]]
+    assert dues(batcher.on_examples(Examples.of([example(2), example(15)]))) == [[2]]
 
 
 def test_groups_form_even_if_nobody_looks_at_what_is_returned():
     batcher = Batcher(batch_size=1, batch_interval_ms=INTERVAL)
-    batcher.on_examples([example(0)])
+    batcher.on_examples(Examples.of([example(0)]))
     assert dues(batcher.flush()) == []
 
 
 @pytest.mark.parametrize(("before", "arrival"), [([5], [4]), ([], [5, 4]), ([12], [3]), ([5], [6, 3])])
 def test_examples_that_go_back_in_time_are_refused(before, arrival):
     batcher = Batcher(batch_size=10, batch_interval_ms=INTERVAL)
-    batcher.on_examples([example(due) for due in before])
+    batcher.on_examples(Examples.of([example(due) for due in before]))
     with pytest.raises(ValueError, match="must come in order of due time"):
-        batcher.on_examples([example(due) for due in arrival])
+        batcher.on_examples(Examples.of([example(due) for due in arrival]))
 
 
 def test_no_examples_are_no_groups():
     batcher = Batcher(batch_size=1, batch_interval_ms=INTERVAL)
-    assert [*batcher.on_examples([]), *batcher.on_watermark(START), *batcher.flush()] == []
+    assert [*batcher.on_examples(Examples.of([])), *batcher.on_watermark(START), *batcher.flush()] == []
     assert decode_examples(batcher.snapshot()) == []
 
 
@@ -165,7 +164,7 @@ READER_FEATURES = (Feature(name="x", kind="numeric"), Feature(name="user", kind=
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in NO_ROWS])
 def test_every_kind_that_teaches_has_the_event_of_its_name(kind):
-    batch = collate([example(0, kind)], FeatureReader(READER_FEATURES))
+    batch = collate(Examples.of([example(0, kind)]), FeatureReader(READER_FEATURES))
     assert Event(int(batch.events[0])).name == kind.name
 
 
@@ -175,7 +174,7 @@ def test_a_batch_holds_its_rows_in_order():
         example(1, Kind.IMMEDIATE_POSITIVE, features=b'{"x":2,"user":"b"}', converted=True),
         example(2, Kind.MATURED, features=b'{"x":3,"user":"a"}'),
     ]
-    batch = collate(rows, FeatureReader(READER_FEATURES))
+    batch = collate(Examples.of(rows), FeatureReader(READER_FEATURES))
     assert batch.events.tolist() == [Event.UNCLICKED, Event.IMMEDIATE_POSITIVE, Event.MATURED]
     assert batch.converted.tolist() == [0.0, 1.0, 0.0]
     assert batch.inputs.numbers.tolist() == [[1.0], [2.0], [3.0]]
@@ -184,16 +183,16 @@ def test_a_batch_holds_its_rows_in_order():
 
 
 def test_a_batch_of_nothing_has_no_rows():
-    batch = collate([], FeatureReader(READER_FEATURES))
+    batch = collate(Examples.of([]), FeatureReader(READER_FEATURES))
     assert (len(batch), len(batch.inputs), batch.inputs.ids.shape) == (0, 0, (0, 1))
 
 
 @pytest.mark.parametrize("kind", NO_ROWS)
 def test_what_is_no_row_is_not_collated(kind):
     examples = [example(0), example(1, kind)]
-    assert is_row(examples).tolist() == [True, False]
+    assert is_row(Examples.of(examples)).tolist() == [True, False]
     with pytest.raises(ValueError, match="must not hold an OUTCOME or an AGED"):
-        collate(examples, FeatureReader(READER_FEATURES))
+        collate(Examples.of(examples), FeatureReader(READER_FEATURES))
 
 
 def test_a_batch_says_when_each_click_was_how_long_its_conversion_took_and_which_look_it_is():
@@ -203,7 +202,7 @@ def test_a_batch_says_when_each_click_was_how_long_its_conversion_took_and_which
         example(30, Kind.REVISIT, slot=Slot.REVISIT + 3, click_ms=START + 1),
         example(40, Kind.DELAYED_POSITIVE, click_ms=START + 1, conversion_ms=START + 35, converted=True),
     ]
-    batch = collate(rows, FeatureReader(READER_FEATURES))
+    batch = collate(Examples.of(rows), FeatureReader(READER_FEATURES))
     assert batch.click_ms.tolist() == [-1, START + 1, START + 1, START + 1]
     assert batch.delay_ms.tolist() == [-1, -1, -1, 34]
     assert batch.looks.tolist() == [0, 0, 3, 0]
@@ -213,8 +212,8 @@ def test_a_batch_says_when_each_click_was_how_long_its_conversion_took_and_which
 def test_a_batch_recalls_what_its_clicks_were_taught():
     first, later = example(1, Kind.OBSERVED_NEGATIVE, "a"), example(2, Kind.REVISIT, "a", slot=Slot.REVISIT + 1)
     clicks, reader = OpenClicks(), FeatureReader(READER_FEATURES)
-    clicks.remember([first], ClickMemory(np.array([0]), np.array([0.2]), np.array([0.1])))
-    memory = collate([example(1), later], reader, clicks).memory
+    clicks.remember(Examples.of([first]), ClickMemory(np.array([0]), np.array([0.2]), np.array([0.1])))
+    memory = collate(Examples.of([example(1), later]), reader, clicks).memory
     assert (memory.click.tolist(), memory.first_f.tolist(), memory.target.tolist()) == ([-1, 0], [0.2], [0.1])
 
 
@@ -233,7 +232,7 @@ def test_an_age_tells_whether_the_delay_falls_in_the_bin_that_ends_there(aged):
                 conversion_ms=START + 5 + delay)
         for delay, k in told
     ]  # fmt: skip
-    ages = collate_aged([example(200), *group, example(200, Kind.OUTCOME)], FeatureReader(READER_FEATURES), edges)
+    ages = collate_aged(group, FeatureReader(READER_FEATURES), edges)
     assert ages.edges.tolist() == [k for _, k in told]
     assert ages.in_bin.tolist() == [k == 0 or edges[k - 1] < delay for delay, k in told]
     assert ages.inputs.numbers[:, 0].tolist() == [delay for delay, _ in told]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from fakes import T0, arrivals_of, clicked, converted, shown
 from hypothesis import given
@@ -18,9 +19,10 @@ from models.batch import Event
 from models.delay import METHODS
 from models.delay_edges import edges_ms, horizons_ms
 from streaming import events
+from streaming.examples import Example, Kind, Slot, slot_name
 from streaming.join import Join
-from streaming.joined import CLICK_SLOT, CONVERSION_SLOT, Due, JoinedImpression, Windows
-from streaming.label import ROWS, Example, Kind, Outcome, Policy, Slot, check_kinds, slot_name
+from streaming.joined import CLICK_SLOT, CONVERSION_SLOT, Due, Dues, JoinedImpression, Windows
+from streaming.label import ROWS, Outcome, Policy, check_kinds
 
 W_O, W_A, CLICK_WINDOW = 20, 100, 10
 OBSERVED, SETTLED, OUTCOME = int(Slot.OBSERVED), int(Slot.SETTLED), int(Slot.OUTCOME)
@@ -49,6 +51,13 @@ def joined(click: int | None = None, conversion: int | None = None, known: int |
     return one
 
 
+def dues_of(each: list[Due]) -> Dues:
+    """What is due of one impression, as the join gives it."""
+    if each[0].joined.click_ms is not None:
+        return Dues([], np.zeros(0, np.int64), [(0, due) for due in each])
+    return Dues([due.joined.impression for due in each], np.array([due.due_ms for due in each], np.int64), [])
+
+
 Row = tuple[str, int, str, bool, int | None, float | None]
 
 
@@ -59,7 +68,7 @@ def told(policy: Policy, one: JoinedImpression) -> list[Row]:
         dues += [Due(one.click_ms + after_ms, slot, one) for slot, after_ms in policy.schedule.after_click_ms]
     if one.conversion_known_ms is not None and policy.schedule.tells_conversion:
         dues.append(Due(one.conversion_known_ms, CONVERSION_SLOT, one))
-    return rows_of(policy.on_due(sorted(dues, key=lambda due: (due.due_ms, due.slot))))
+    return rows_of(policy.on_due(dues_of(sorted(dues, key=lambda due: (due.due_ms, due.slot)))))
 
 
 def rows_of(examples: Iterable[Example]) -> list[Row]:
@@ -210,7 +219,7 @@ def test_oracle_has_no_row_for_a_click_without_an_outcome() -> None:
 
 def test_examples_carry_partition_facts_and_the_impression_itself() -> None:
     one = joined(click=5)
-    (example,) = policy_of("mature").on_due([Due(T0 + 10, CLICK_SLOT, one)])
+    (example,) = policy_of("mature").on_due(dues_of([Due(T0 + 10, CLICK_SLOT, one)]))
     assert (example.p, example.impression is one.impression, example.click_ms) == (3, True, T0 + 5)
 
 
@@ -351,7 +360,7 @@ def emitted(method: str, spans: tuple[int, int], horizons: int, life: Life) -> l
         join.on_arrivals(arrivals_of([event], [watermark], first=number))
     dues, sides = join.on_watermark(T0 + click_window + 2 * w_a + 1)
     assert sides == []
-    return examples + policy.on_due(dues)
+    return [*examples, *policy.on_due(dues)]
 
 
 def second_writing(method: str, spans: tuple[int, int], horizons: int, life: Life) -> list[Row]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.batch import ClickMemory
-from streaming.label import Example, Kind
+from streaming.examples import Example, Examples, Kind
 from streaming.open_clicks import OpenClick, OpenClicks
 
 SETTLING = (Kind.IMMEDIATE_POSITIVE, Kind.DELAYED_POSITIVE, Kind.REAL_NEGATIVE)
@@ -33,13 +33,15 @@ def told(clicks: OpenClicks) -> dict[str, float]:
 
 
 def test_rows_of_one_click_have_one_number_and_rows_of_no_click_none() -> None:
-    rows = [
-        example("a", Kind.OBSERVED_NEGATIVE),
-        example("b", Kind.REVISIT),
-        example("c", Kind.UNCLICKED),
-        example("a", Kind.REVISIT),
-        example("b", Kind.CLICKED),  # of the click, but nothing that CVR is taught by
-    ]
+    rows = Examples.of(
+        [
+            example("a", Kind.OBSERVED_NEGATIVE),
+            example("b", Kind.REVISIT),
+            example("c", Kind.UNCLICKED),
+            example("a", Kind.REVISIT),
+            example("b", Kind.CLICKED),  # of the click, but nothing that CVR is taught by
+        ]
+    )
     memory = OpenClicks().recall(rows)
     assert memory.click.tolist() == [0, 1, -1, 0, -1]
     assert np.isnan(memory.first_f).all()
@@ -47,46 +49,62 @@ def test_rows_of_one_click_have_one_number_and_rows_of_no_click_none() -> None:
 
 
 def test_what_a_click_was_told_is_recalled() -> None:
-    clicks, rows = OpenClicks(), [example("a", Kind.OBSERVED_NEGATIVE), example("b", Kind.OBSERVED_NEGATIVE)]
+    clicks, rows = (
+        OpenClicks(),
+        Examples.of([example("a", Kind.OBSERVED_NEGATIVE), example("b", Kind.OBSERVED_NEGATIVE)]),
+    )
     clicks.remember(rows, taught(clicks.recall(rows), 0.1, 0.2))
-    memory = clicks.recall([example("b", Kind.REVISIT), example("new", Kind.REVISIT), example("a", Kind.REAL_NEGATIVE)])
+    memory = clicks.recall(
+        Examples.of([example("b", Kind.REVISIT), example("new", Kind.REVISIT), example("a", Kind.REAL_NEGATIVE)])
+    )
     assert memory.target.tolist() == pytest.approx([0.2, math.nan, 0.1], nan_ok=True)
     assert memory.first_f.tolist() == pytest.approx([0.4, math.nan, 0.2], nan_ok=True)
 
 
 @pytest.mark.parametrize("kind", SETTLING)
 def test_a_click_that_is_settled_is_forgotten(kind: Kind) -> None:
-    clicks, first = OpenClicks(), [example("a", Kind.OBSERVED_NEGATIVE), example("b", Kind.OBSERVED_NEGATIVE)]
+    clicks, first = (
+        OpenClicks(),
+        Examples.of([example("a", Kind.OBSERVED_NEGATIVE), example("b", Kind.OBSERVED_NEGATIVE)]),
+    )
     clicks.remember(first, taught(clicks.recall(first), 0.1, 0.2))
-    last = [example("a", kind)]
+    last = Examples.of([example("a", kind)])
     clicks.remember(last, taught(clicks.recall(last), 1.0))
     assert told(clicks) == {"b": 0.2}
 
 
 def test_a_click_first_seen_and_settled_in_one_batch_is_not_kept() -> None:
-    clicks, rows = OpenClicks(), [example("a", Kind.OBSERVED_NEGATIVE), example("a", Kind.DELAYED_POSITIVE)]
+    clicks, rows = (
+        OpenClicks(),
+        Examples.of([example("a", Kind.OBSERVED_NEGATIVE), example("a", Kind.DELAYED_POSITIVE)]),
+    )
     clicks.remember(rows, taught(clicks.recall(rows), 1.0))
     assert len(clicks) == 0
 
 
 def test_a_click_that_was_told_nothing_is_not_kept() -> None:
-    clicks, rows = OpenClicks(), [example("a", Kind.REVISIT)]
+    clicks, rows = OpenClicks(), Examples.of([example("a", Kind.REVISIT)])
     clicks.remember(rows, clicks.recall(rows))
     assert len(clicks) == 0
 
 
 def test_settling_without_a_lesson_forgets_too() -> None:
-    clicks, rows = OpenClicks(), [example("a", Kind.OBSERVED_NEGATIVE), example("b", Kind.OBSERVED_NEGATIVE)]
+    clicks, rows = (
+        OpenClicks(),
+        Examples.of([example("a", Kind.OBSERVED_NEGATIVE), example("b", Kind.OBSERVED_NEGATIVE)]),
+    )
     clicks.remember(rows, taught(clicks.recall(rows), 0.1, 0.2))
-    clicks.settle([example("a", Kind.REAL_NEGATIVE), example("b", Kind.REVISIT), example("c", Kind.REAL_NEGATIVE)])
+    clicks.settle(
+        Examples.of([example("a", Kind.REAL_NEGATIVE), example("b", Kind.REVISIT), example("c", Kind.REAL_NEGATIVE)])
+    )
     assert told(clicks) == {"b": 0.2}
 
 
 def test_a_batch_of_nothing_is_no_clicks() -> None:
     clicks = OpenClicks()
-    memory = clicks.recall([])
+    memory = clicks.recall(Examples.of([]))
     assert [len(column) for column in (memory.click, memory.first_f, memory.target)] == [0, 0, 0]
-    clicks.remember([], memory)
+    clicks.remember(Examples.of([]), memory)
     assert clicks.snapshot() == {}
 
 
@@ -107,7 +125,7 @@ def test_it_holds_what_was_last_told_and_goes_on_from_bytes(
             kept = msgspec.msgpack.encode(clicks.snapshot())
             clicks = OpenClicks()
             clicks.restore(msgspec.msgpack.decode(kept, type=dict[str, OpenClick]))
-        rows = [example(name, kind) for name, kind in batch]
+        rows = Examples.of([example(name, kind) for name, kind in batch])
         memory = clicks.recall(rows)
         names = list(dict.fromkeys(name for name, kind in batch if kind != Kind.UNCLICKED))
         assert memory.target.tolist() == pytest.approx([expected.get(name, math.nan) for name in names], nan_ok=True)

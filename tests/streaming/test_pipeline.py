@@ -15,7 +15,8 @@ from worlds import HOUR_MS, lines_of, small_log, small_settings
 
 from models.delay import METHODS
 from models.weights import decode
-from streaming.label import Kind, Outcome
+from streaming.examples import Kind
+from streaming.label import Outcome
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClick
 from streaming.pipeline import Pipeline, RunEndedError, find_outcomes

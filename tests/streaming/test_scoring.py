@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.events import Impression, Served
+from streaming.examples import Example, Examples, Kind, Slot
 from streaming.hourly import HOUR_MS
-from streaming.label import Example, Kind, Slot
 from streaming.scoring import Prediction, Scoreboard, ScoreboardState, delay_edges
 
 T0 = 472_222 * HOUR_MS
@@ -81,7 +81,11 @@ def teach(board, examples, truth):
         truth[e.impression.impression_id] if e.impression.impression_id not in seen else (0.77, 0.77) for e in examples
     ]
     seen.update(e.impression.impression_id for e in examples)
-    return board.predict(examples, [a for a, _ in p], [b for _, b in p])
+    return predict(board, examples, [a for a, _ in p], [b for _, b in p])
+
+
+def predict(board, examples, pctr, pcvr):
+    return board.predict(Examples.of(examples), pctr, pcvr).each()
 
 
 def brute_force(examples, truth, watermark):
@@ -143,17 +147,17 @@ def test_every_impression_gets_one_prediction_in_the_order_of_its_first_example(
 
 def test_what_the_model_says_later_is_ignored():
     shown, board = impression("i-1"), scoreboard()
-    first = board.predict([oracle(shown, T0 + 5, converted=True)], [0.1], [0.2])
+    first = predict(board, [oracle(shown, T0 + 5, converted=True)], [0.1], [0.2])
     assert first == [Prediction("i-1", T0, 0.1, 0.2, "model")]
-    assert board.predict([clicked(shown, T0 + 5)], [0.9], [0.9]) == []
-    assert board.predict([outcome(shown, T0 + 5, T0 + 9)], [0.8], [0.8]) == []
+    assert predict(board, [clicked(shown, T0 + 5)], [0.9], [0.9]) == []
+    assert predict(board, [outcome(shown, T0 + 5, T0 + 9)], [0.8], [0.8]) == []
     tasks = board.metrics(T0 + 100 * HOUR_MS).tasks
     assert {task: tasks[task]["model"].sum_p for task in tasks} == {"ctr": 0.1, "cvr": 0.2, "ctcvr": 0.1 * 0.2}
 
 
 def test_a_served_prediction_that_is_no_probability_is_not_scored():
     board = scoreboard()
-    made = board.predict([unclicked(impression("i-1", served=Served(1.5, 0.1)))], [0.3], [0.2])
+    made = predict(board, [unclicked(impression("i-1", served=Served(1.5, 0.1)))], [0.3], [0.2])
     assert made == [Prediction("i-1", T0, 0.3, 0.2, "model")]
 
 
@@ -161,16 +165,16 @@ def test_an_outcome_before_the_click_window_ends_waits_for_the_click():
     # impression 0 ---- click 1 s ---- outcome 61 s ---- CLICKED 15 min
     board = scoreboard(attribution_window_ms=60_000)
     shown, click = impression("i-1"), T0 + 1_000
-    board.predict([outcome(shown, click, click + 9, attribution=60_000)], [0.1], [0.2])
+    predict(board, [outcome(shown, click, click + 9, attribution=60_000)], [0.1], [0.2])
     assert board.metrics(None).open_predictions == 1
-    assert board.predict([clicked(shown, click)], [0.9], [0.9]) == []
+    assert predict(board, [clicked(shown, click)], [0.9], [0.9]) == []
     assert board.metrics(None).open_predictions == 0
     assert board.metrics(T0 + 9 * HOUR_MS).tasks["ctcvr"]["model"].sum_y == 1
 
 
 def test_a_click_from_before_the_run_counts_for_cvr_alone():
     board = scoreboard()
-    board.predict([outcome(impression("i-1"), T0 + 5, T0 + 9)], [0.1], [0.2])
+    predict(board, [outcome(impression("i-1"), T0 + 5, T0 + 9)], [0.1], [0.2])
     tasks = board.metrics(T0 + 100 * HOUR_MS).tasks
     assert list(tasks) == ["cvr"]
     assert board.metrics(None).open_predictions == 0
@@ -184,9 +188,9 @@ def test_cvr_enters_at_once_and_the_others_when_the_hour_is_complete():
         tasks = board.metrics(watermark).tasks
         return {task: tasks[task]["model"].n for task in tasks}
 
-    board.predict([clicked(shown, T0)], [0.1], [0.2])
+    predict(board, [clicked(shown, T0)], [0.1], [0.2])
     assert [entered(at) for at in (None, ctr_known, ctr_known + 1)] == [{"ctr": 0}, {"ctr": 0}, {"ctr": 1}]
-    board.predict([outcome(shown, T0)], [0.9], [0.9])
+    predict(board, [outcome(shown, T0)], [0.9], [0.9])
     assert entered(T0 + ATTRIBUTION + 1) == {"ctr": 1, "cvr": 1, "ctcvr": 0}
     assert entered(all_known) == {"ctr": 1, "cvr": 1, "ctcvr": 0}
     assert entered(all_known + 1) == {"ctr": 1, "cvr": 1, "ctcvr": 1}
@@ -280,18 +284,18 @@ def test_asking_changes_nothing_and_a_snapshot_does_not_change():
 
 def test_an_hour_long_complete_keeps_four_figures_and_no_buckets():
     board = scoreboard()
-    board.predict([unclicked(impression("i-1"))], [0.1], [0.2])
+    predict(board, [unclicked(impression("i-1"))], [0.1], [0.2])
     full = len(board.snapshot().sums[0][2].open)
-    board.predict([unclicked(impression("i-2", T0 + 99 * HOUR_MS))], [0.1], [0.2])
+    predict(board, [unclicked(impression("i-2", T0 + 99 * HOUR_MS))], [0.1], [0.2])
     (_, _, ctr), *_ = board.snapshot().sums
     assert (full, [hour for hour, _ in ctr.open], [hour for hour, *_ in ctr.folded]) == (1, [T0 + 99 * HOUR_MS], [T0])
 
 
 def test_a_row_that_follows_its_folded_hour_still_counts():
     board = scoreboard()
-    board.predict([unclicked(impression("i-1"))], [0.1], [0.2])
-    board.predict([unclicked(impression("i-2", T0 + 99 * HOUR_MS))], [0.1], [0.2])
-    board.predict([unclicked(impression("i-3", T0 + 1))], [0.25], [0.2])  # of a partition that lags behind
+    predict(board, [unclicked(impression("i-1"))], [0.1], [0.2])
+    predict(board, [unclicked(impression("i-2", T0 + 99 * HOUR_MS))], [0.1], [0.2])
+    predict(board, [unclicked(impression("i-3", T0 + 1))], [0.25], [0.2])  # of a partition that lags behind
     metrics = board.metrics(T0 + 99 * HOUR_MS)
     assert metrics.tasks["ctr"]["model"].sum_p == 0.1 + 0.25
     assert next(hour.n for hour in metrics.hours if hour.task == "ctr" and hour.hour_ms == T0) == 2
@@ -302,9 +306,9 @@ def test_outcomes_are_counted_with_their_delays():
     delays = [0, 999, 1_000, 3_999, ATTRIBUTION]
     for number, delay in enumerate(delays):
         shown = impression(f"i-{number}")
-        board.predict([clicked(shown, T0), outcome(shown, T0, T0 + delay)], [0.1] * 2, [0.2] * 2)
+        predict(board, [clicked(shown, T0), outcome(shown, T0, T0 + delay)], [0.1] * 2, [0.2] * 2)
     shown = impression("i-none")
-    board.predict([clicked(shown, T0), outcome(shown, T0)], [0.1] * 2, [0.2] * 2)
+    predict(board, [clicked(shown, T0), outcome(shown, T0)], [0.1] * 2, [0.2] * 2)
     metrics = board.metrics(None)
     assert (board.outcomes, board.positive_outcomes) == (6, 5)
     assert metrics.delay_edges_ms == delay_edges(ATTRIBUTION)
@@ -315,7 +319,7 @@ def test_outcomes_are_counted_with_their_delays():
 
 def test_an_empty_batch_changes_nothing():
     board = scoreboard()
-    assert board.predict([], [], []) == []
+    assert predict(board, [], [], []) == []
     assert board.metrics(T0).tasks == {}
 
 
@@ -331,7 +335,7 @@ def test_a_prediction_that_is_no_probability_is_refused_before_anything_changes(
     board = scoreboard()
     before = msgspec.json.encode(board.snapshot())
     with pytest.raises(ValueError, match=match):
-        board.predict([clicked(impression("i-1"), T0)], pctr, pcvr)
+        predict(board, [clicked(impression("i-1"), T0)], pctr, pcvr)
     assert msgspec.json.encode(board.snapshot()) == before
 
 

@@ -18,10 +18,11 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from models.batch import Inputs, Int64
+from streaming.examples import Example
 from streaming.features import FeatureReader
 from streaming.lab.compare.files import CLICKS, ResultsError, refusing
 from streaming.lab.compare.stream import HOUR_MS, Stream, as_compared
-from streaming.label import Example, Outcome
+from streaming.label import Outcome
 from streaming.log_file import Place
 from streaming.settings import Settings, differences, dump, parse
 

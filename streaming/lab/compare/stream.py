@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from streaming.batching import Batcher, is_row
+from streaming.examples import Example, Examples, Kind
 from streaming.join import Join
-from streaming.label import Example, Kind, Outcome
+from streaming.label import Outcome
 from streaming.log_file import Place
 from streaming.pipeline import join_windows, policy_of
 from streaming.replay import LogSource
@@ -29,7 +30,7 @@ class Group(NamedTuple):
         at_ms: event time of the batch, the due time of its last example.
     """
 
-    rows: list[Example]
+    rows: Examples
     aged: list[Example]
     outcomes: list[Example]
     at_ms: int
@@ -90,10 +91,10 @@ class Stream:
         return map(_group, groups)
 
 
-def _group(examples: list[Example]) -> Group:
+def _group(examples: Examples) -> Group:
     return Group(
-        rows=list(compress(examples, is_row(examples))),
-        aged=[example for example in examples if example.kind == Kind.AGED],
-        outcomes=[example for example in examples if example.kind == Kind.OUTCOME],
-        at_ms=examples[-1].due_ms,
+        rows=examples.where(is_row(examples)),
+        aged=[example for _, example in examples.of_kind(Kind.AGED)],
+        outcomes=[example for _, example in examples.of_kind(Kind.OUTCOME)],
+        at_ms=int(examples.due_ms[-1]),
     )
