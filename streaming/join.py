@@ -29,7 +29,7 @@ what was already cleared away, so that it does not matter in how large steps the
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from itertools import compress, repeat
 from math import inf
 from operator import attrgetter
@@ -83,7 +83,7 @@ class Join:
         self._unclicked: dict[str, Impression] = {}
         self._clicked: dict[str, JoinedImpression] = {}
         # On-time impressions take effect in the order of (event time, id), so their click windows close in that order.
-        self._closing: deque[Impression] = deque()
+        self._closing: list[Impression] = []
         self._closing_ms = Times()  # event time of each
         # Heap of (due time, id, slot): all other slots, and late impressions. Whatever a timer is for stays open until it fires.
         self._timers: list[tuple[int, str, int]] = []
@@ -337,8 +337,8 @@ class Join:
         """The impressions on time whose click windows close: those unclicked, with their due times, and what is due of the clicked."""
         click_window_ms = self._windows.click_ms
         times_ms = self._closing_ms.take_below(watermark_ms - click_window_ms)
-        pop = self._closing.popleft
-        closed = [pop() for _ in times_ms]
+        closed = self._closing[: len(times_ms)]
+        del self._closing[: len(times_ms)]
         names = list(map(_name, closed))
         gone = list(map(self._unclicked.pop, names, repeat(None)))
         clicked: list[Due] = []
@@ -421,7 +421,7 @@ class Join:
         self._watermark_ms = snapshot.watermark_ms
         self._unclicked = {names[index]: opened[index].impression for index in snapshot.unclicked}
         self._clicked = {names[index]: opened[index] for index in snapshot.clicked}
-        self._closing = deque(opened[index].impression for index in snapshot.closing)
+        self._closing = [opened[index].impression for index in snapshot.closing]
         self._closing_ms = Times()
         self._closing_ms.extend([shown.event_time_ms for shown in self._closing])
         self._timers = [(due_ms, names[index], slot) for due_ms, slot, index in snapshot.timers]
@@ -436,13 +436,16 @@ def _outside(record: Record, after_ms: int, window_ms: int) -> str:
 
 def _placed(clicked: list[Due], unclicked: list[Impression], due_ms: Int64) -> list[tuple[int, Due]]:
     """Each with the number of the unclicked impression that it comes before."""
-    places = np.searchsorted(due_ms, [due.due_ms for due in clicked], "left").tolist()
-    placed: list[tuple[int, Due]] = []
-    for place, due in zip(places, clicked, strict=True):
-        own = due.due_ms, due.joined.impression.impression_id
-        while place < len(unclicked) and (due_ms[place], unclicked[place].impression_id) < own:
+    own_ms = [due.due_ms for due in clicked]
+    first, last = (np.searchsorted(due_ms, own_ms, side).tolist() for side in ("left", "right"))
+    placed = list(zip(first, clicked, strict=True))
+    for number in [
+        number for number, place in enumerate(first) if place < last[number]
+    ]:  # some are due at the same time
+        place, name = first[number], clicked[number].joined.impression.impression_id
+        while place < last[number] and unclicked[place].impression_id < name:
             place += 1
-        placed.append((place, due))
+        placed[number] = place, clicked[number]
     return placed
 
 

@@ -102,7 +102,7 @@ class Remembered:
         self._unclicked_for_ms = click_window_ms + hold_ms
         self._hold_ms = hold_ms
         self._ids: set[int] = set()
-        self._order: deque[int] = deque()
+        self._order: list[int] = []
         self._times = Times()
         self._others: dict[str, Left] = {}
         self._others_order: deque[tuple[int, str]] = deque()
@@ -149,8 +149,9 @@ class Remembered:
 
     def forget(self, now_ms: int) -> None:
         """Drops what is no longer to be remembered at this time."""
-        pop = self._order.popleft
-        self._ids.difference_update([pop() for _ in range(self._times.drop_below(now_ms - self._unclicked_for_ms))])
+        dropped = self._times.drop_below(now_ms - self._unclicked_for_ms)
+        self._ids.difference_update(self._order[:dropped])
+        del self._order[:dropped]
         while self._others_order and self._others_order[0][0] + self._hold_ms < now_ms:
             del self._others[self._others_order.popleft()[1]]
 
