@@ -66,16 +66,18 @@ def example_lines(examples: Examples, positive: Float64 | None, negative: Float6
         step: the gradient step that taught them; None if none did.
     """
     unclicked = np.flatnonzero(examples.kinds == Kind.UNCLICKED)
-    is_taught = is_row(examples) & (positive is not None)
-    row = np.cumsum(is_taught) - 1  # (n,) its number among the rows
     pos: Iterable[str] = repeat("null")
     neg: Iterable[str] = repeat("null")
     clicked_weights: list[tuple[float | None, float | None]] = [(None, None)] * len(examples.others)
     if positive is not None and negative is not None:
-        pos, neg = _number_texts(positive[row[unclicked]]), _number_texts(negative[row[unclicked]])
-        taught = is_taught[examples.places].tolist()
-        weights = zip(positive[row[examples.places]].tolist(), negative[row[examples.places]].tolist(), strict=True)
-        clicked_weights = [pair if is_so else (None, None) for is_so, pair in zip(taught, weights, strict=True)]
+        is_taught = is_row(examples)
+        weights = np.zeros((2, len(examples)))
+        weights[:, is_taught] = positive, negative
+        pos, neg = map(_number_texts, weights[:, unclicked])
+        taught, (ups, downs) = is_taught[examples.places].tolist(), weights[:, examples.places].tolist()
+        clicked_weights = [
+            (up, down) if own else (None, None) for own, up, down in zip(taught, ups, downs, strict=True)
+        ]
     shown = _chosen(examples.impressions, unclicked)
     # Nearly all are unclicked, and all of those alike but for five values: laid into a text they take 1 us, as objects 3.
     head = f'{{"kind":"UNCLICKED","slot":"click","p":{examples.p},"due_ms":'
