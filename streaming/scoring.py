@@ -139,18 +139,21 @@ class Scoreboard:
                 served = examples.impressions[row].served
                 if served is not None and _is_probable(served):
                     pctr[row], pcvr[row], is_served[row] = served.pctr, served.pcvr, True
+        labels[:, examples.places] = np.nan
         for row, example in zip(examples.places.tolist(), examples.others, strict=True):
-            impression = example.impression
-            held = self._open.get(impression.impression_id)
-            is_new[row] = held is None
+            name = example.impression.impression_id
+            held = self._open.get(name)
             if held is None:
-                shown = impression.served
-                if shown is not None and _is_probable(shown):
-                    held = OpenPrediction(shown.pctr, shown.pcvr, True)
+                served = example.impression.served
+                if served is not None and _is_probable(served):
+                    held = OpenPrediction(served.pctr, served.pcvr, True)
                 else:
                     held = OpenPrediction(float(pctr[row]), float(pcvr[row]), False)
+            else:
+                is_new[row] = False
             pctr[row], pcvr[row], is_served[row] = held.pctr, held.pcvr, held.is_served
-            self._score_clicked(example, held, labels[:, row])
+            for task, label in self._settle(name, example, held):
+                labels[task, row] = label
         self._add(event_time_ms, pctr, pcvr, labels, is_served)
         self._due_ms = max(int(examples.due_ms[-1]), self._due_ms or 0)
         for sums in self._sums.values():
@@ -162,25 +165,26 @@ class Scoreboard:
         """The prediction of a clicked impression whose labels are still open; None if there is none (any more)."""
         return self._open.get(impression_id)
 
-    def _score_clicked(self, example: Example, held: OpenPrediction, labels: Float64) -> None:
-        """Notes in (3,) `labels` what this example of a clicked impression settles; holds on to what is still open."""
-        impression = example.impression
-        labels.fill(np.nan)
+    def _settle(self, name: str, example: Example, held: OpenPrediction) -> list[tuple[int, float]]:
+        """The (task, label) that this example of a clicked impression settles; holds on to what is still open."""
+        settled: list[tuple[int, float]] = []
+        click_came, converted = held.click_came, held.converted
         if example.kind == Kind.CLICKED:
-            labels[CTR] = 1.0
-            held = msgspec.structs.replace(held, click_came=True)
+            click_came = True
+            settled.append((CTR, 1.0))
         elif example.kind == Kind.OUTCOME:
-            labels[CVR] = float(example.converted)
-            held = msgspec.structs.replace(held, converted=example.converted)
+            converted = example.converted
+            settled.append((CVR, float(converted)))
             self._count_outcome(example)
-        if held.click_came and held.converted is not None:
-            labels[CTCVR] = float(held.converted)
-            self._open.pop(impression.impression_id, None)
-        elif held.converted is not None and example.due_ms >= impression.event_time_ms + self._click_window_ms:
+        if click_came and converted is not None:
+            settled.append((CTCVR, float(converted)))
+            self._open.pop(name, None)
+        elif converted is not None and example.due_ms >= example.impression.event_time_ms + self._click_window_ms:
             # Its CLICKED left before this run began, and so did the unclicked rows beside it: no CTCVR of one side alone.
-            self._open.pop(impression.impression_id, None)
+            self._open.pop(name, None)
         else:
-            self._open[impression.impression_id] = held
+            self._open[name] = OpenPrediction(held.pctr, held.pcvr, held.is_served, click_came, converted)
+        return settled
 
     def _count_outcome(self, example: Example) -> None:
         self.outcomes += 1
