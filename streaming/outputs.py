@@ -152,7 +152,12 @@ def _id_texts(impressions: list[Impression]) -> list[str]:
 
 def _number_texts(numbers: Float64) -> list[str]:
     """Finite numbers as JSON."""
-    return _ENCODER.encode(numbers.tolist())[1:-1].decode().split(",") if len(numbers) else []
+    if not len(numbers):
+        return []
+    bits = np.ascontiguousarray(numbers).view(np.int64)
+    if (bits == bits[0]).all():  # kappa, say
+        return [_ENCODER.encode(float(numbers[0])).decode()] * len(numbers)
+    return _ENCODER.encode(numbers.tolist())[1:-1].decode().split(",")
 
 
 def side_line(side: Side) -> bytes:
