@@ -262,7 +262,7 @@ def explain(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell all that RUN knows of an impression: its facts, examples, weights, prediction, side outputs."""
+    """Tell all that RUN knows of an impression: its facts, examples, weights, prediction, side outputs, and what backfills taught."""
     from streaming.lab.explain import explain as explain_impression
 
     explanation = explain_impression(run, impression_id, log)
