@@ -95,6 +95,24 @@ class Aged:
 
 
 @dataclass(frozen=True, slots=True)
+class Matured:
+    """Clicks whose labels are final.
+
+    Args:
+        inputs: the features, n rows.
+        observed: (n,) whether they converted within the observation window.
+        converted: (n,) whether they converted within the attribution window.
+    """
+
+    inputs: Inputs
+    observed: Bool
+    converted: Bool
+
+    def __len__(self) -> int:
+        return len(self.converted)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The rows of one step: features, and what each row is to teach.
 

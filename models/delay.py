@@ -146,11 +146,12 @@ def method_of(name: str) -> Method:
     return found
 
 
-def check_combination(name: str, *, objective: str, normalization: str) -> None:
+def check_combination(name: str, *, objective: str, normalization: str, delay_model: str = "hazard") -> None:
     """Refuses what cannot be right together.
 
     Raises:
-        ValueError: the method has no unit mass that the objective needs, or no published normalization.
+        ValueError: the method has no unit mass that the objective needs, no published normalization, or looks at ages that the delay
+            model does not tell of.
     """
     method = method_of(name)
     if method.form != "pairs" and objective != "composed":
@@ -165,6 +166,11 @@ def check_combination(name: str, *, objective: str, normalization: str) -> None:
         )
     if normalization == "paper" and method.as_published is None and method.adjusts:
         raise ValueError(f'labels.normalization = "paper" and labels.method = "{name}": no paper has it; use "unit"')
+    if delay_model == "heads" and method.uses_delay and (method.adjusts or Event.REVISIT in method.sees):
+        raise ValueError(
+            f'labels.delay_model = "heads" and labels.method = "{name}": it asks at every horizon how many conversions are still to come, '
+            'and two heads know the observation window alone; use "hazard" or "global", or a method that looks once (es_dfm, defer, defuse, ddfm)'
+        )
 
 
 def weigh(pairs: Mapping[Event, Pair], events: Int8, seen: Seen) -> tuple[Float64, Float64]:
@@ -185,6 +191,8 @@ def weigh(pairs: Mapping[Event, Pair], events: Int8, seen: Seen) -> tuple[Float6
     for event, pair in pairs.items():
         rows = np.flatnonzero(events == event)
         if len(rows):
-            own = Seen(held[rows], *(column[rows] for column in seen[1:]))
+            own = Seen(held[rows], seen.s[rows], seen.v[rows], seen.completed[rows], seen.first_f[rows])
+            if seen.told_dp is not None and seen.told_rn is not None:
+                own = own._replace(told_dp=seen.told_dp[rows], told_rn=seen.told_rn[rows])
             plus[rows], minus[rows] = pair(own)
     return plus, minus

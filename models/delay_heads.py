@@ -1,4 +1,4 @@
-"""The papers' delay model: two probabilities fitted on matured clicks and then frozen; must not know a stream or when labels came.
+"""The papers' delay model: two probabilities, taught by clicks whose labels are final; must not know a stream or how labels came.
 
     dp = P(converts, later than w_o | x)              asked of every click
     rn = P(never converts | nothing by w_o, x)        asked of clicks that had not converted by w_o
@@ -22,6 +22,7 @@ from models.score_logit import ScoreLogit
 
 _NEVER_MS = 1  # half-life of what is learned at one time: nothing is forgotten
 _PRIOR_EXAMPLES = 20.0  # that the rates before any data weigh
+_TAUGHT_BY = 20  # late conversions: of fewer, what the two heads say of them is mostly their start
 _PRIOR_SURVIVAL = 0.5  # share of conversions later than w_o, before any data
 
 
@@ -34,11 +35,12 @@ class HeadPredictions:
 
 
 class TwoHeads:
-    """dp and rn by features, each a logistic regression of its own in one pass over history.
+    """dp and rn by features, each a logistic regression of its own in one pass over clicks as they mature.
 
     Args:
         features: of the model, in settings order; those for CTR alone are left out.
         prior_cvr: P(conversion | click) before any data.
+        half_life_ms: event time in which what was learned loses half its weight; of no effect if all is learned at one time.
 
     Raises:
         ValueError: `prior_cvr` is not above 0 and below 1.
@@ -50,31 +52,38 @@ class TwoHeads:
         >>> heads = TwoHeads([])
         >>> heads.fit(clicks, observed=order < 1, converted=order < 2)  # one in ten converts by w_o, one later, eight never
         >>> predicted = heads.predict(clicks)
-        >>> predicted.dp[0].round(2), predicted.rn[0].round(2)
-        (np.float64(0.1), np.float64(0.89))
+        >>> predicted.dp[0].round(2), predicted.rn[0].round(2), heads.is_taught
+        (np.float64(0.1), np.float64(0.89), True)
 
     Source:
         Yang et al., "Capturing Delayed Feedback in Conversion Rate Prediction via Elapsed-Time Sampling", AAAI 2021.
     """
 
-    def __init__(self, features: Sequence[Feature], *, prior_cvr: float = 0.1) -> None:
+    def __init__(self, features: Sequence[Feature], *, prior_cvr: float = 0.1, half_life_ms: int = _NEVER_MS) -> None:
         if not 0 < prior_cvr < 1:
             raise ValueError(
                 f"prior_cvr must lie above 0 and below 1 (got {prior_cvr}): it is the mean P(conversion | click)"
             )
         dp = prior_cvr * _PRIOR_SURVIVAL
         self._dp, self._rn = (
-            ScoreLogit(features, rates=np.array([rate]), prior_examples=_PRIOR_EXAMPLES, half_life_ms=_NEVER_MS)
+            ScoreLogit(features, rates=np.array([rate]), prior_examples=_PRIOR_EXAMPLES, half_life_ms=half_life_ms)
             for rate in (dp, (1 - prior_cvr) / (1 - prior_cvr + dp))
         )
+        self._late = 0
 
-    def fit(self, inputs: Inputs, *, observed: Bool, converted: Bool) -> None:
+    @property
+    def is_taught(self) -> bool:
+        """Whether enough conversions later than w_o were among the clicks; before that, better not ask it."""
+        return self._late >= _TAUGHT_BY
+
+    def fit(self, inputs: Inputs, *, observed: Bool, converted: Bool, at_ms: int = 0) -> None:
         """Learns from B clicks that are at least w_a old. A history too large for one call may come in several.
 
         Args:
             inputs: their features.
             observed: (B,) whether they converted within w_o.
             converted: (B,) whether they converted within w_a.
+            at_ms: event time of the batch; one before the latest is taken at the latest.
 
         Raises:
             ValueError: rows differ in number, or one converted by w_o and never.
@@ -90,9 +99,11 @@ class TwoHeads:
                 f"converted must hold wherever observed does (row {row} does not): w_o lies within the attribution window"
             )
         place = np.zeros(len(inputs), np.int64)
-        self._dp.learn(inputs, place, converted & ~observed, at_ms=0)
+        late = converted & ~observed
+        self._late += int(late.sum())
+        self._dp.learn(inputs, place, late, at_ms=at_ms)
         negative = np.flatnonzero(~observed)
-        self._rn.learn(rows_of(inputs, negative), place[negative], ~converted[negative], at_ms=0)
+        self._rn.learn(rows_of(inputs, negative), place[negative], ~converted[negative], at_ms=at_ms)
 
     def predict(self, inputs: Inputs) -> HeadPredictions:
         """What they say of B clicks."""
@@ -102,9 +113,11 @@ class TwoHeads:
     def snapshot(self) -> dict[str, torch.Tensor]:
         """All state, as copies."""
         heads = {"dp": self._dp, "rn": self._rn}
-        return {f"{name}.{key}": value for name, head in heads.items() for key, value in head.snapshot().items()}
+        tensors = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.snapshot().items()}
+        return tensors | {"late": torch.tensor(self._late)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Takes back what `snapshot` gave, in place of all that is here."""
+        self._late = int(tensors["late"])
         for name, head in (("dp.", self._dp), ("rn.", self._rn)):
             head.restore({key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)})

@@ -42,10 +42,21 @@ class CohortCalibration(NamedTuple):
     calibration: Calibration
 
 
+class AgeCalibration(NamedTuple):
+    """The same of all cohorts that stand at the age `age_ms`, together."""
+
+    age_ms: int
+    calibration: Calibration
+
+
 class EarlyCalibration(NamedTuple):
-    """The same of all cohorts that have reached an edge, oldest first, and of them together; None where there are none."""
+    """The same of all cohorts that have reached an edge, oldest first; of those at each age, youngest first; and of all together.
+
+    None, and no ages, where there are no cohorts.
+    """
 
     cohorts: list[CohortCalibration]
+    ages: list[AgeCalibration]
     total: Calibration | None
 
 
@@ -80,7 +91,7 @@ def early_calibration(cohorts: Cohorts, now_ms: int, known: KnownCurve) -> Early
         )
     looked = cohorts.look(now_ms)
     if not len(looked.edge):
-        return EarlyCalibration([], None)
+        return EarlyCalibration([], [], None)
     now = looked.sum_p * known.completed[looked.edge]
     moved = np.divide(now, looked.by_curve, out=np.ones_like(now), where=looked.by_curve > 0)
     expected = looked.expected * moved
@@ -93,7 +104,14 @@ def early_calibration(cohorts: Cohorts, now_ms: int, known: KnownCurve) -> Early
             looked.starts_ms.tolist(), looked.edge.tolist(), figures.T, at_edge, strict=True
         )
     ]
-    return EarlyCalibration(each, _calibration(figures.sum(axis=1), at_edge.sum(axis=0), known))
+    by_age = [
+        AgeCalibration(
+            cohorts.edges[edge], _calibration(figures[:, here].sum(axis=1), at_edge[here].sum(axis=0), known)
+        )
+        for edge in np.unique(looked.edge).tolist()
+        for here in (looked.edge == edge,)
+    ]
+    return EarlyCalibration(each, by_age, _calibration(figures.sum(axis=1), at_edge.sum(axis=0), known))
 
 
 def final_calibration(cohorts: Cohorts) -> Calibration:

@@ -65,6 +65,8 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         horizons: steps from the observation to the attribution window at which `survival` and `dfm` look at open clicks again.
         kappa: whether an unclicked impression weighs as much as clicks teach at the time; off for studies alone.
         growth: whether mass that arrives late is scaled by how much traffic has grown since its click; off for studies alone.
+        delay_model: what tells how late conversions come: `hazard` by features, at every age; `global`, one curve for all clicks; `heads`,
+            the papers' two probabilities at the observation window, taught by final labels. It matters to methods that look at S.
         delay_half_life_ms: event time in which what the delay model learned loses half its weight.
         delay_prior_ages_ms, delay_prior_shares: what is believed of delays before the stream shows them: of the conversions that
             ever come, the share that has come by each age. As it stands, what is published of the Criteo log.
@@ -75,6 +77,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     horizons: int = 6
     kappa: bool = True
     growth: bool = True
+    delay_model: Literal["hazard", "global", "heads"] = "hazard"
     delay_half_life_ms: int = 2_419_200_000  # 28 days
     delay_prior_ages_ms: tuple[int, ...] = (3_600_000, 86_400_000, 604_800_000, 1_209_600_000, 2_592_000_000)
     delay_prior_shares: tuple[float, ...] = (0.35, 0.5, 0.81, 0.87, 1.0)

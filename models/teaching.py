@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Int8
-from models.completion import CompletionModel
+from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs, Int8, Int64, Matured
 from models.delay import Method, check_combination, method_of, weigh
-from models.delay_curve import DelayPrior
 from models.delay_edges import edges_ms, horizons_ms
+from models.delay_heads import TwoHeads
+from models.delay_models import DelayModel, delay_model_of
 from models.feature_weights import rows_of
 from models.likelihoods import Told
 from models.schema import Feature, Labels
@@ -58,9 +58,10 @@ class Teaching:
         objective: of the network.
         observation_window_ms, attribution_window_ms: w_o and w_a.
         kappa_half_life_ms: how fast the mass a click forgets, in event time.
+        prior_cvr: P(conversion | click) before any data.
 
     Raises:
-        ValueError: there is no such method, or it cannot be had with this objective or normalization.
+        ValueError: there is no such method, or it cannot be had with this objective, normalization or delay model.
     """
 
     def __init__(
@@ -72,8 +73,11 @@ class Teaching:
         observation_window_ms: int,
         attribution_window_ms: int,
         kappa_half_life_ms: int,
+        prior_cvr: float = 0.1,
     ) -> None:
-        check_combination(labels.method, objective=objective, normalization=labels.normalization)
+        check_combination(
+            labels.method, objective=objective, normalization=labels.normalization, delay_model=labels.delay_model
+        )
         self.method: Method = method_of(labels.method)
         self._labels = labels
         as_published = self.method.as_published if labels.normalization == "paper" else None
@@ -83,12 +87,10 @@ class Teaching:
         self._looks_ms = np.array(horizons_ms(first_look_ms, attribution_window_ms, labels.horizons), np.int64)
         edges = edges_ms(first_look_ms, attribution_window_ms, labels.horizons)
         self._edge_of_look = np.searchsorted(edges, self._looks_ms)
-        self.delays = CompletionModel(
-            features,
-            edges=edges,
-            prior=DelayPrior(labels.delay_prior_ages_ms, labels.delay_prior_shares),
-            half_life_ms=labels.delay_half_life_ms,
-        )
+        self.delays: DelayModel = delay_model_of(labels, features, edges=edges)
+        self.heads: TwoHeads | None = None
+        if labels.delay_model == "heads":
+            self.heads = TwoHeads(features, prior_cvr=prior_cvr, half_life_ms=labels.delay_half_life_ms)
         self._kappa = Kappa(half_life_ms=kappa_half_life_ms)
         self._growth = Growth(reach_ms=attribution_window_ms)
         self._starts_ms: int | None = None  # the due time of the first batch, or w_a before it if the stream was primed
@@ -97,6 +99,11 @@ class Teaching:
     def kappa(self) -> float:
         """Mass taught for each click seen, as the next batch will be taught with it."""
         return self._kappa.value if self._labels.kappa else 1.0
+
+    @property
+    def heads_window_ms(self) -> int | None:
+        """w_o, which the two heads are asked about; None if there are none."""
+        return None if self.heads is None else int(self._looks_ms[0])
 
     def weigh(self, batch: Batch, f: Float64, *, at_ms: int) -> Lesson:
         """What a batch teaches; changes nothing.
@@ -128,6 +135,8 @@ class Teaching:
             known = memory.click >= 0
             first_f[known] = memory.first_f[memory.click[known]]
         seen = Seen(f, s, batch.converted.astype(np.float64), completed, first_f)
+        if self.method.uses_delay and self.heads is not None and self.heads.is_taught and len(on_click):
+            seen = _told_by(self.heads, rows_of(batch.inputs, on_click), on_click, seen)
         positive, negative = weigh(self._pairs, events, seen)
         if self.method.adjusts and memory is not None:
             memory = _adjust(memory, events, self._pairs, positive, negative)
@@ -164,6 +173,11 @@ class Teaching:
         if len(aged):
             self.delays.learn(aged.inputs, aged.edges, aged.in_bin, at_ms=at_ms)
 
+    def learn_matured(self, matured: Matured, *, at_ms: int) -> None:
+        """Teaches the two heads; for nothing under another delay model."""
+        if self.heads is not None and len(matured):
+            self.heads.fit(matured.inputs, observed=matured.observed, converted=matured.converted, at_ms=at_ms)
+
     def _is_young(self, at_ms: int) -> bool:
         return self._starts_ms is None or at_ms < self._starts_ms + self._window_ms
 
@@ -185,19 +199,44 @@ class Teaching:
             "growth": self._growth.snapshot(),
             "starts_ms": self._starts_ms,
         }
-        return self.delays.snapshot(), state
+        heads = {} if self.heads is None else self.heads.snapshot()
+        return self.delays.snapshot() | {f"heads.{name}": value for name, value in heads.items()}, state
 
     def begin_from(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Takes the delay model alone, of another method's `snapshot`; not if its bins are others (a method without w_o)."""
         if state["edges_ms"] == list(self.delays.edges):
-            self.delays.restore(tensors)
+            self._restore_delays(tensors)
 
     def restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Takes back what `snapshot` gave."""
-        self.delays.restore(tensors)
+        self._restore_delays(tensors)
         self._kappa.restore(state["kappa"])
         self._growth.restore(state["growth"])
         self._starts_ms = state["starts_ms"]
+
+    def _restore_delays(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        curves, heads = _parted("heads.", tensors)
+        self.delays.restore(curves)
+        if self.heads is not None:
+            self.heads.restore(heads)
+
+
+def _told_by(heads: TwoHeads, inputs: Inputs, on_click: Int64, seen: Seen) -> Seen:
+    """With dp and rn as the heads tell them on some rows; of a click that converts with f, no more than f can come late."""
+    predicted = heads.predict(inputs)
+    held, nothing = np.clip(seen.f[on_click], LEAST_F, MOST_F), np.full(len(seen.f), np.nan)
+    s, dp, rn = seen.s.copy(), nothing, nothing.copy()
+    dp[on_click], rn[on_click] = np.minimum(predicted.dp, held), predicted.rn
+    s[on_click] = dp[on_click] / held
+    return seen._replace(s=s, told_dp=dp, told_rn=rn)
+
+
+def _parted(
+    prefix: str, tensors: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Those without a prefix, and those with it, which they lose."""
+    others = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    return others, {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _with_first_f(memory: ClickMemory, events: Int8, f: Float64) -> ClickMemory:

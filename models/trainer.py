@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs
-from models.completion import CompletionModel
+from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs, Matured
+from models.delay_models import DelayModel
 from models.esmm import Esmm
 from models.layers.embedded_input import EmbeddedInput, Located
 from models.likelihoods import likelihood_of, logit, sigmoid
@@ -135,6 +135,7 @@ class Learner:
             observation_window_ms=observation_window_ms,
             attribution_window_ms=attribution_window_ms,
             kappa_half_life_ms=kappa_half_life_ms,
+            prior_cvr=network.prior_cvr,
         )
         form = self._teaching.method.form
         self._likelihood = likelihood_of(form, attribution_window_ms=attribution_window_ms)
@@ -261,6 +262,15 @@ class Learner:
         """Teaches the delay model with converters whose clicks have come of an age; no gradient step."""
         self._teaching.learn_delays(aged, at_ms=at_ms)
 
+    @property
+    def heads_window_ms(self) -> int | None:
+        """The observation window that two heads are asked about, so that somebody should teach them; None under other delay models."""
+        return self._teaching.heads_window_ms
+
+    def learn_matured(self, matured: Matured, *, at_ms: int) -> None:
+        """Teaches the delay model with clicks whose labels are final; no gradient step."""
+        self._teaching.learn_matured(matured, at_ms=at_ms)
+
     def _forward(self, inputs: Inputs) -> tuple[Located, dict[int, torch.Tensor], torch.Tensor]:
         located = self._input.locate(inputs)
         vectors = self._input.read(located)
@@ -295,8 +305,8 @@ class Learner:
         return Predictions(sigmoid(ctr_logit), pcvr)
 
     @property
-    def delays(self) -> CompletionModel:
-        """The delay model."""
+    def delays(self) -> DelayModel:
+        """What tells how late conversions come, at any age."""
         return self._teaching.delays
 
     def observe_outcomes(self, outcomes: int, positives: int) -> None:

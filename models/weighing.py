@@ -26,6 +26,8 @@ class Seen(NamedTuple):
         first_f: the f of this click's first event; NaN if there was none.
 
     Methods without `uses_delay` have NaN for s and completed, those without `adjusts` for first_f.
+
+    told_dp, told_rn: dp (at most f) and rn where two heads tell them; None: they follow from f and s.
     """
 
     f: Float64
@@ -33,16 +35,18 @@ class Seen(NamedTuple):
     v: Float64
     completed: Float64
     first_f: Float64
+    told_dp: Float64 | None = None
+    told_rn: Float64 | None = None
 
     @property
     def dp(self) -> Float64:
         """P(v = 1, later than w_o)."""
-        return self.f * self.s
+        return self.f * self.s if self.told_dp is None else self.told_dp
 
     @property
     def rn(self) -> Float64:
         """P(v = 0 | nothing yet at w_o)."""
-        return (1 - self.f) / (1 - self.f + self.dp)
+        return (1 - self.f) / (1 - self.f + self.dp) if self.told_rn is None else self.told_rn
 
     @property
     def mass(self) -> Float64:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from models.batch import Batch, Float64
-from models.completion import CompletionModel
 from models.completion_error import KnownCurve
+from models.delay_models import DelayModel
 from models.feature_weights import rows_of
 from streaming.early_labels import EarlyLabels
 from streaming.examples import Examples, Kind
@@ -28,7 +28,7 @@ class Calibrating:
             draws none before the last.
     """
 
-    def __init__(self, settings: Settings, delays: CompletionModel, *, looks_ms: int | None) -> None:
+    def __init__(self, settings: Settings, delays: DelayModel, *, looks_ms: int | None) -> None:
         self._delays = delays
         self._looks_ms = looks_ms
         self._early = EarlyLabels(edges_ms=delays.edges, click_window_ms=settings.windows.click_window_ms)

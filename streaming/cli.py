@@ -13,7 +13,7 @@ import typer
 
 from streaming.cli_backfill import backfill
 from streaming.cli_weights import Json, Run, weights
-from streaming.console import ERR, OUT, print_json, print_rows, print_table, progress, warn
+from streaming.console import ERR, OUT, print_json, print_rows, print_table, print_whole, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
 
 app = typer.Typer(
@@ -262,7 +262,7 @@ def explain(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell all that RUN knows of an impression: its facts, examples, weights, prediction, side outputs."""
+    """Tell all that RUN knows of an impression: its facts, examples, weights, prediction, side outputs, and what backfills taught."""
     from streaming.lab.explain import explain as explain_impression
 
     explanation = explain_impression(run, impression_id, log)
@@ -331,7 +331,7 @@ def compare(
     if as_json:
         print_json(found)
         return
-    OUT.print(table(found))
+    print_whole(table(found))
     for note in notes(found):
         OUT.print(note, markup=False, style="dim")
     print_rows("Where things are", [("the page", str(page)), ("the figures", str(out / "compare.json"))])

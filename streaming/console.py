@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,13 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    OUT.print(table)
+    print_whole(table)
+
+
+def print_whole(table: Table) -> None:
+    """A table as wide as its figures need: a terminal that is narrower breaks lines, but no figure is cut short."""
+    needed = OUT.measure(table, options=OUT.options.update(width=sys.maxsize)).maximum
+    Console(highlight=False, soft_wrap=True, emoji=False, width=max(OUT.width, needed)).print(table)
 
 
 def warn(text: str) -> None:

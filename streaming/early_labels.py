@@ -73,6 +73,7 @@ class EarlyLabels:
             if early.total is not None:
                 found[whose] = EarlyMetrics(
                     total=_cohort(None, None, early.total),
+                    ages=[_cohort(None, each.age_ms, each.calibration) for each in early.ages],
                     cohorts=[_cohort(each.start_ms, each.age_ms, each.calibration) for each in early.cohorts],
                 )
         return found

@@ -49,7 +49,8 @@ class CohortMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """What came of some clicks by now, over what was expected of them by now.
 
     Args:
-        start_ms: where the hour of the clicks starts. age_ms: what all of them have reached. None for several hours together.
+        start_ms: where the hour of the clicks starts; None for several hours together. age_ms: what all of them have reached, and are
+            counted at; None for several ages together.
         expected: sum of p F(age). observed: conversions by the same ages.
         ratio: observed / expected, the inverse of a calibration; low and high are its 95 % interval, the error of F in it.
         rests_on_prior: whether F does, for some of them.
@@ -67,10 +68,11 @@ class CohortMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EarlyMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Calibration of pCVR on clicks whose labels are still open: by hour of the click, and of all together."""
+    """Calibration of pCVR on clicks whose labels are still open: of all together, by age, and by hour of the click."""
 
     total: CohortMetrics
     cohorts: list[CohortMetrics]
+    ages: list[CohortMetrics] = []
 
 
 class RunMetrics(msgspec.Struct, kw_only=True):

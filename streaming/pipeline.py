@@ -21,7 +21,7 @@ from models.safeguards import Refusal
 from models.trainer import Learner, Snapshot
 from models.weights import Weights, encode
 from streaming.arrivals import Arrivals
-from streaming.batching import Batcher, collate, collate_aged, is_row
+from streaming.batching import Batcher, collate, collate_aged, collate_matured, is_row
 from streaming.calibrating import Calibrating
 from streaming.checkpoint import Cut
 from streaming.counting import copy_counts, count_arrivals, count_leaving, count_taught
@@ -161,6 +161,8 @@ class Pipeline:
                 own = [example for _, example in group.of_kind(Kind.AGED)]
                 aged = collate_aged(own, self._reader, self._policy.edges_ms)
                 self._learner.learn_delays(aged, at_ms=at_ms)
+                if (window_ms := self._learner.heads_window_ms) is not None:
+                    self._learner.learn_matured(collate_matured(group, self._reader, window_ms), at_ms=at_ms)
             else:
                 self._refuse_batch(group, report.refusal)
 

@@ -198,7 +198,12 @@ def _refuse_unusable(settings: Settings) -> None:
     """Refuses what only rooms further down can tell to be wrong, before anything is written."""
     labels = settings.labels
     try:
-        check_combination(labels.method, objective=settings.network.objective, normalization=labels.normalization)
+        check_combination(
+            labels.method,
+            objective=settings.network.objective,
+            normalization=labels.normalization,
+            delay_model=labels.delay_model,
+        )
         check_kinds(map(Kind, method_of(labels.method).sees))
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -13,8 +13,11 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from models.cohorts import Cohorts
+from models.completion_error import KnownCurve
 from models.delay_edges import edges_ms
-from streaming.metrics import HourMetrics, RunMetrics, TaskMetrics
+from models.early_calibration import early_calibration
+from streaming.metrics import CohortMetrics, EarlyMetrics, HourMetrics, RunMetrics, TaskMetrics
 from streaming.settings import Labels, Settings, Windows, dump
 
 Floats = NDArray[np.float64]
@@ -132,6 +135,9 @@ def fabricate_run(
         example["step"] = None if example["pos"] is None else 1 + position // 256
 
     metrics = _measure(shown, clicked, model_ctr, model_cvr, whose, labelled, outcome, reach)
+    if labelled:
+        at = np.array([i for i in labelled if clicked[i]], dtype=np.int64)
+        metrics.early = _early(click, delay, converts, model_cvr, short_share, whose, at, reach)
     metrics.watermark_ms = watermark
     metrics.max_event_time_ms = None if watermark is None else watermark + 10_000
     metrics.events = {"impression": impressions, "click": int(clicked.sum()), "conversion": int(converts.sum())}
@@ -257,6 +263,46 @@ def _measure(
                     )
                 )
     return RunMetrics(tasks=tasks, hours=sorted(hours, key=lambda hour: (hour.hour_ms, hour.task, hour.whose)))
+
+
+def _early(
+    click: NDArray[np.int64],
+    delay: NDArray[np.int64],
+    converts: NDArray[np.bool_],
+    model_cvr: Floats,
+    short_share: Floats,
+    whose: NDArray[np.str_],
+    at: NDArray[np.int64],
+    reach: int,
+) -> dict[str, EarlyMetrics]:
+    """Early calibration by the law that delays were drawn from, of the clicks `at`; their labels are out up to `reach`."""
+    edges = edges_ms(OBSERVATION_WINDOW, ATTRIBUTION_WINDOW)
+    ages = np.array(edges) / HOUR
+    quick, slow = 1 - np.exp(-ages / 0.5), 1 - np.exp(-ages / 14)
+    curve = (2 * quick + slow) / (2 * quick[-1] + slow[-1])  # short_share is 2/3 in the mean
+    known = KnownCurve.exactly(curve)
+    found: dict[str, EarlyMetrics] = {}
+    for who in sorted(set(whose[at])):
+        mine = at[whose[at] == who]
+        completed = short_share[mine, None] * quick + (1 - short_share[mine, None]) * slow
+        cohorts = Cohorts(edges, settles_after_ms=CLICK_WINDOW)
+        cohorts.add_clicks(click[mine], model_cvr[mine], completed / completed[:, -1:], curve=curve)
+        came = mine[converts[mine] & (click[mine] + delay[mine] < reach)]
+        cohorts.add_conversions(click[came], delay[came])
+        cohorts.fold(reach)
+        early = early_calibration(cohorts, reach, known)
+        if early.total is not None:
+            found[str(who)] = EarlyMetrics(
+                total=CohortMetrics(start_ms=None, age_ms=None, **early.total._asdict()),
+                ages=[
+                    CohortMetrics(start_ms=None, age_ms=one.age_ms, **one.calibration._asdict()) for one in early.ages
+                ],
+                cohorts=[
+                    CohortMetrics(start_ms=one.start_ms, age_ms=one.age_ms, **one.calibration._asdict())
+                    for one in early.cohorts
+                ],
+            )
+    return found
 
 
 def measure(p: Floats, y: Floats, *, bins: int = 10) -> TaskMetrics:

@@ -300,6 +300,7 @@ def test_a_record_that_cannot_be_read_is_kept_with_its_reason(
         ("[windows]\nattribution_window_ms = 5_000_000\nobservation_window_ms = 6_000_000",
          "attribution_window_ms must be at least windows.observation_window_ms (got 5000000 < 6000000): a click would"),
         ('[labels]\nmethod = "best"', "labels.method must be one of mature, window, fnw, fnc, es_dfm, defer, defuse, ddfm, survival, bi_defuse, dfm, oracle, or"),
+        ('[labels]\nmethod = "survival"\ndelay_model = "heads"', 'labels.delay_model = "heads" and labels.method = "survival": it asks at every horizon'),
         ('[labels]\nmethod = "dfm"', 'labels.method = "dfm" needs network.objective = "composed" (got "esmm"): it has no pair of unit mass'),
         ('[network]\ndevice = "abacus"', "network.device must be one that torch finds here, cpu say (got 'abacus'): "),
         ('[[features]]\nname = "a\\"b"\nkind = "numeric"', "features: a feature path cannot hold a quotation mark"),

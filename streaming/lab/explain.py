@@ -11,15 +11,16 @@ import msgspec
 from streaming.adapters.files import LogError, find_parts
 from streaming.events import Conversion, EventDecoder, Impression, Malformed, RecordKind
 from streaming.lab.durations import utc
-from streaming.lab.explanation import Explanation, LoggedRecord, timeline_of
+from streaming.lab.explanation import Explanation, LoggedRecord, taught, timeline_of
 from streaming.lab.raw_lines import raw_lines
 from streaming.lab.sampling import decode_any
+from streaming.ledger import BackfilledLine
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics
 from streaming.outputs import ExampleLine, SideLine
 from streaming.scoring import Prediction
 from streaming.settings import Settings, load
 
-EXAMPLES, PREDICTIONS = "examples.jsonl.zst", "predictions.jsonl.zst"
+EXAMPLES, PREDICTIONS, BACKFILLED = "examples.jsonl.zst", "predictions.jsonl.zst", "backfilled.jsonl"
 
 T = TypeVar("T")
 
@@ -57,10 +58,13 @@ def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanati
         if line.impression_id == impression_id
         or (line.impression_id is None and f'"{impression_id}"' in (line.record or ""))
     ]
+    backfilled = [
+        line for line in _lines(run / BACKFILLED, impression_id, BackfilledLine) if line.impression_id == impression_id
+    ]
     settings = load(run / "settings.toml", {}) if (run / "settings.toml").is_file() else Settings()
     logged = [] if log is None else list(_logged(log, impression_id, settings))
     metrics = _metrics(run)
-    if not (examples or prediction or side_outputs or logged):
+    if not (examples or prediction or side_outputs or backfilled or logged):
         raise ExplainError(_unknown(run, impression_id, log, metrics))
     of_click = [line for line in examples if line.kind not in ("UNCLICKED", "CLICKED")]
     return Explanation(
@@ -72,9 +76,10 @@ def explain(run: Path, impression_id: str, log: Path | None = None) -> Explanati
         prediction=prediction,
         examples=examples,
         side_outputs=side_outputs,
-        positive_mass=sum(line.pos or 0.0 for line in of_click),
-        negative_mass=sum(line.neg or 0.0 for line in of_click),
-        notes=list(_notes(examples, logged, settings, metrics)),
+        backfilled=backfilled,
+        positive_mass=sum(line.pos or 0.0 for line in of_click) + sum(line.pos for line in backfilled),
+        negative_mass=sum(line.neg or 0.0 for line in of_click) + sum(line.neg for line in backfilled),
+        notes=[*_notes(examples, logged, settings, metrics), *_rebuilt(run, impression_id)],
     )
 
 
@@ -98,6 +103,17 @@ def _notes(
     idle = sum(line.step is None and line.kind not in ("OUTCOME", "AGED") for line in examples)
     if idle:
         yield f"examples that belong to no step, because their batch was refused: {idle}"
+
+
+def _rebuilt(run: Path, impression_id: str) -> Iterator[str]:
+    """What the newest model that was built anew was taught of it, if there is one."""
+    newest = max(run.glob("rebuilt/*.jsonl.zst"), default=None)
+    if newest is None:
+        return
+    lines = _lines(newest, impression_id, ExampleLine, head=1)
+    rows = [line for line in lines if line.impression_id == impression_id]
+    told = "; ".join(f"{line.kind}, {taught(line)}" for line in rows) or "nothing"
+    yield f"the model was built anew since, in {newest.relative_to(run)}; of this impression it was taught there: {told}"
 
 
 def _unknown(run: Path, impression_id: str, log: Path | None, metrics: RunMetrics | None) -> str:
@@ -156,14 +172,16 @@ def _mentioning(path: Path, impression_id: str) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _lines(path: Path, impression_id: str, form: type[T]) -> Iterator[T]:
+def _lines(path: Path, impression_id: str, form: type[T], *, head: int = 0) -> Iterator[T]:
+    """The lines of a form that may carry an id; `head` lines before them are of another."""
     if not path.is_file():
         return
     decode = msgspec.json.Decoder(form).decode
     try:
         for number, line in _mentioning(path, impression_id):
             try:
-                yield decode(line)
+                if number > head:
+                    yield decode(line)
             except msgspec.DecodeError as error:
                 raise ExplainError(f"{path}:{number} is not as docs/formats.md has it: {error}") from error
     except LogError as error:

@@ -8,6 +8,7 @@ import msgspec
 
 from streaming.events import MICROSECONDS_ABOVE_MS, SECONDS_BELOW_MS
 from streaming.lab.durations import in_words, utc
+from streaming.ledger import BackfilledLine
 from streaming.outputs import ExampleLine, SideLine
 from streaming.scoring import Prediction
 
@@ -38,8 +39,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         features: as logged; None where the log was not looked into or does not hold the impression.
         logged: what the log holds of it, if it was looked into.
         prediction: the one it was scored with. examples: in the order in which they were taught.
-        side_outputs: records of it that taught nothing, and dead letters that mention its id.
-        positive_mass: sum of the weights a+ that its click was taught with in the CVR loss. negative_mass: of the a-.
+        side_outputs: records of it that taught nothing in the stream, and dead letters that mention its id.
+        backfilled: what `afterclick backfill` taught of it, in that order; a weight below 0 takes back.
+        positive_mass: sum of the weights a+ that its click was taught with in the CVR loss, by the stream and by backfills.
+        negative_mass: of the a-.
         notes: what the rest does not say by itself.
     """
 
@@ -51,6 +54,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     prediction: Prediction | None
     examples: list[ExampleLine]
     side_outputs: list[SideLine]
+    backfilled: list[BackfilledLine]
     positive_mass: float
     negative_mass: float
     notes: list[str]
@@ -61,7 +65,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             (_shown(moment.at_ms), moment.what + (f": {moment.detail}" if moment.detail else ""))
             for moment in self.timeline
         ]
-        if self.positive_mass or self.negative_mass:
+        found += [("backfill", _corrected(line)) for line in self.backfilled]
+        if self.positive_mass or self.negative_mass or self.backfilled:
             found.append(("CVR mass taught", f"a+ {self.positive_mass:.4g}, a- {self.negative_mass:.4g}"))
         if self.features is not None:
             found += [(f"feature {name}", msgspec.json.encode(value).decode()) for name, value in self.features.items()]
@@ -114,19 +119,34 @@ def _detail(example: ExampleLine) -> str:
         parts.append(f"conversion after {in_words(example.conversion_ms - example.click_ms)}")
     if example.slot != "click":
         parts.append(f"v = {int(example.converted)}")
-    if example.kind == "AGED":
-        parts.append("for the delay model")
-    elif example.pos is None or example.neg is None:
-        parts.append("taught nothing")
-    elif example.slot == "click":
-        parts.append(
-            f"taught c = {int(example.kind == 'CLICKED')}" + (f", kappa {example.neg:.4g}" if example.neg else "")
-        )
-    else:
-        parts.append(f"taught a+ {example.pos:.4g}, a- {example.neg:.4g}")
+    parts.append("for the delay model" if example.kind == "AGED" else taught(example))
     if example.step is not None:
         parts.append(f"step {example.step:,}")
     return ", ".join(parts)
+
+
+def taught(example: ExampleLine) -> str:
+    """What an example taught the network, and with what weight."""
+    if example.pos is None or example.neg is None:
+        return "taught nothing"
+    if example.slot == "click":
+        return f"taught c = {int(example.kind == 'CLICKED')}" + (f", kappa {example.neg:.4g}" if example.neg else "")
+    return f"taught a+ {example.pos:.4g}, a- {example.neg:.4g}"
+
+
+def _corrected(line: BackfilledLine) -> str:
+    """The facts as a backfill knew them, the weights it taught or took back, and the late records it goes back to."""
+    facts = ["no click" if line.click_ms is None else f"click after {in_words(line.click_ms - line.impression_ms)}"]
+    if line.click_ms is not None and line.conversion_ms is not None:
+        facts.append(
+            f"conversion after {in_words(line.conversion_ms - line.click_ms)}" + _worth(line.value, ", value ")
+        )
+    elif line.converted is not None:
+        facts.append("no conversion")
+    weights = (("click", line.clicked), ("no click", line.unclicked), ("kappa", line.kappa), ("a+", line.pos), ("a-", line.neg))  # fmt: skip
+    told = [f"{name} {weight:+.4g}" for name, weight in weights if weight]
+    where = f"step {line.step:,}, weights version {line.weights_version:,}"
+    return f"{', '.join(facts)}: taught {', '.join(told)}, {where}, by {', '.join(line.at)}"
 
 
 def _worth(value: float | None, before: str) -> str:

@@ -138,6 +138,11 @@ def _labels() -> str:
                 "Whether what is taught late is scaled by the growth of traffic since its click. Off for studies alone."
             ),
             pair("growth", labels.growth),
+            comment(
+                'What tells how late conversions come, to methods that ask. "hazard": by features, at every age. "global": one curve '
+                'for all clicks. "heads": the papers\' two probabilities at the observation window, taught by final labels; not for survival.'
+            ),
+            pair("delay_model", labels.delay_model),
             duration(
                 "delay_half_life_ms",
                 labels.delay_half_life_ms,

@@ -57,7 +57,12 @@ def _of_labels(found: LogFindings, settings: Settings) -> Iterator[Problem]:
         yield Problem("error", f'there is no labels.method "{labels.method}"', f"set it to one of {', '.join(METHODS)}")
         return
     try:
-        check_combination(labels.method, objective=settings.network.objective, normalization=labels.normalization)
+        check_combination(
+            labels.method,
+            objective=settings.network.objective,
+            normalization=labels.normalization,
+            delay_model=labels.delay_model,
+        )
     except ValueError as error:
         what, _, why = str(error).partition(": ")
         yield Problem("error", what, f"change one of them; {why or 'a replay refuses them together'}")

@@ -266,6 +266,7 @@ def test_a_method_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
             Labels(method="window", normalization="paper"),
             'labels.normalization = "paper" needs network.objective = "composed"',
         ),
+        (Labels(method="survival", delay_model="heads"), 'labels.delay_model = "heads" and labels.method = "survival"'),
         (Labels(method="nowhere_here:OWN"), "labels.method 'nowhere_here:OWN' cannot be imported"),
     ],
 )

@@ -17,6 +17,7 @@ from planted_runs import ORDINARY, Method, plant
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
+from streaming.console import print_whole
 from streaming.lab.compare.course import share_so_far, smoothed_above_oracle
 from streaming.lab.compare.outcome import LeftOut, Results
 from streaming.lab.compare.page import render, write_page
@@ -72,6 +73,35 @@ def shown(found: Results) -> str:
     console = Console(width=200, file=io.StringIO())
     console.print(table(found))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_no_figure_is_cut_short_where_the_terminal_is_narrow(
+    ordinary: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_whole(table(ordinary))  # where nothing is a terminal, a line is taken for 80 letters
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) > 120
+
+
+def test_what_a_frame_shows_ends_within_it(page: Reader) -> None:
+    rows = [picture for picture in page.pictures if picture["layout"]["yaxis"].get("type") == "category"]
+    assert rows
+    for picture in rows:
+        low, high = picture["layout"]["xaxis"]["range"]
+        ends = [x for trace in picture["data"] for x in trace["x"]]
+        assert low < min(ends) <= max(ends) < high
+
+
+def test_shares_above_100_percent_stay_in_the_frame(page: Reader, ordinary: Results) -> None:
+    pictures = [p for p in page.pictures if "share of the gap from" in p["layout"]["yaxis"]["title"]["text"]]
+    assert len(pictures) == 2
+    for picture in pictures:
+        low, high = picture["layout"]["yaxis"]["range"]
+        shares = np.array([y for trace in picture["data"] for y in trace["y"]])
+        assert ((shares > low) & (shares < high)).mean() >= 0.9
+    gaps = [p for p in page.pictures if p["layout"]["xaxis"]["title"]["text"] == "share of the gap"]
+    assert [p["layout"]["xaxis"]["tickformat"] for p in gaps] == [".0%", ".0%"]
 
 
 def test_the_page_has_every_section_and_its_contents_lead_there(page: Reader) -> None:

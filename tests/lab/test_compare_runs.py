@@ -166,9 +166,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_read(
     log: Path, settings: Settings, tmp_path: Path
 ) -> None:
     esmm = replace(settings, network=replace(settings.network, objective="esmm"))
+    heads = replace(settings, labels=replace(settings.labels, delay_model="heads"))
     for methods, named, why in (
         (["guess"], settings, "--methods guess: labels.method must be one of"),
         (["fnc"], esmm, '--methods fnc: labels.method = "fnc" needs network.objective = "composed"'),
+        (["survival"], heads, '--methods survival: labels.delay_model = "heads" and labels.method = "survival"'),
         ([], settings, "--methods and --seeds must name at least one each"),
     ):
         with pytest.raises(SettingsError, match=why):

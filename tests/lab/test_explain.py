@@ -9,13 +9,19 @@ from typing import Any
 import msgspec
 import pytest
 import zstandard
+from fakes import clicked, converted, shown
+from late_logs import LATE, late_settings, told_log
 
 from streaming.adapters.files import LogError
+from streaming.backfill import Backfill
 from streaming.lab.explain import ExplainError, explain
+from streaming.ledger import BackfilledLine, RebuiltHead
 from streaming.metrics import RunMetrics
 from streaming.outputs import ExampleLine, SideLine
+from streaming.replay import Replay
 from streaming.scoring import Prediction
 from streaming.settings import Settings, dump
+from streaming.standing_run import StandingRun
 
 T = 1_700_000_000_000
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -140,6 +146,73 @@ def test_the_mass_a_click_was_taught_with_is_summed_over_its_cvr_examples_alone(
     unclicked = explain(run, "b")
     assert (unclicked.positive_mass, unclicked.negative_mass) == (0.0, 0.0)
     assert unclicked.timeline[-1].detail == "no click, taught c = 0, kappa 0.25, step 1"
+
+
+def corrected(name: str, **changes: Any) -> BackfilledLine:
+    given: dict[str, Any] = {
+        "impression_id": name, "impression_ms": T, "click_ms": CLICK, "conversion_ms": None, "converted": None, "value": None,
+        "clicked": 0.0, "unclicked": 0.0, "kappa": 0.0, "pos": 0.0, "neg": 0.0, "step": 412, "weights_version": 37, "at": ["clicks.jsonl:9"],
+    }  # fmt: skip
+    return BackfilledLine(**(given | changes))
+
+
+def test_what_a_backfill_taught_and_took_back_is_told_and_summed(run: Path) -> None:
+    lines = [
+        corrected("b", clicked=1.0, unclicked=-1.0, kappa=-0.25),
+        corrected("bb", pos=1.0),
+        corrected("b", converted=True, conversion_ms=CLICK + HOUR, value=3.5, pos=1.0, neg=-0.5, step=1_413, weights_version=38,
+                  at=["conversions.jsonl:7", "conversions.jsonl:8"]),
+    ]  # fmt: skip
+    (run / "backfilled.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(lines))
+    found = explain(run, "b")
+    assert found.backfilled == [lines[0], lines[2]]
+    assert (found.positive_mass, found.negative_mass) == (1.0, -0.5)
+    rows = found.rows()
+    assert [value for label, value in rows if label == "backfill"] == [
+        "click after 10 s: taught click +1, no click -1, kappa -0.25, step 412, weights version 37, by clicks.jsonl:9",
+        "click after 10 s, conversion after 1 h, value 3.5: taught a+ +1, a- -0.5, step 1,413, weights version 38, by conversions.jsonl:7, conversions.jsonl:8",
+    ]
+    assert ("CVR mass taught", "a+ 1, a- -0.5") in rows
+    assert rows.index(next(row for row in rows if row[0] == "backfill")) > len(found.timeline) - 1
+    assert not explain(run, "a").backfilled
+
+
+def test_an_impression_that_only_a_backfill_taught_is_explained(run: Path) -> None:
+    line = corrected("new", click_ms=None, unclicked=1.0, kappa=0.9, at=["impressions.jsonl:5"])
+    (run / "backfilled.jsonl").write_bytes(msgspec.json.Encoder().encode_lines([line]))
+    assert explain(run, "new").rows()[0] == (
+        "backfill", "no click: taught no click +1, kappa +0.9, step 412, weights version 37, by impressions.jsonl:5",
+    )  # fmt: skip
+
+
+def test_what_the_newest_rebuilt_model_was_taught_is_a_note(run: Path) -> None:
+    (run / "rebuilt").mkdir()
+    head = RebuiltHead(from_ms=T, at_ms=T + 9 * DAY, examples_bytes=1, backfilled_bytes=0)
+    matured = msgspec.structs.replace(example(LINES[4]), kind="MATURED")
+    (run / "rebuilt/000001.jsonl.zst").write_bytes(frames([head]))
+    (run / "rebuilt/000002.jsonl.zst").write_bytes(frames([head, example(LINES[0]), matured]))
+    was = "the model was built anew since, in rebuilt/000002.jsonl.zst; of this impression it was taught there: "
+    assert explain(run, "a").notes[-1] == was + "CLICKED, taught c = 1; MATURED, taught a+ 1, a- 0"
+    assert explain(run, "b").notes[-1] == was + "nothing"
+
+
+def test_after_a_backfill_the_masses_of_a_late_conversion_are_those_of_its_label(tmp_path: Path) -> None:
+    facts = [
+        (MINUTE, shown("late", MINUTE, b'{"shop":"slow","price":2}')),
+        (MINUTE + 9, clicked("late", MINUTE + 9)),
+        (3 * MINUTE + LATE, converted("late", 3 * MINUTE, 2.5)),
+    ]
+    log, out = told_log(tmp_path / "log", facts), tmp_path / "run"
+    for _ in Replay(log, out, late_settings("es_dfm")).run():
+        pass
+    before = explain(out, "late", log)
+    assert before.positive_mass == 0 < before.negative_mass
+    standing = StandingRun(out)
+    Backfill(standing, log).teach_late()
+    standing.close()
+    after = explain(out, "late", log)
+    assert (after.positive_mass, after.negative_mass) == (1.0, pytest.approx(0.0, abs=1e-12))
+    assert [line.converted for line in after.backfilled] == [True]
 
 
 def test_only_what_carries_the_id_is_found_and_a_longer_id_does_not(run: Path) -> None:

@@ -12,17 +12,19 @@ import msgspec
 import numpy as np
 import plotly.graph_objects
 import pytest
+import zstandard
 from fabricate import FabricatedRun, fabricate_run, measure, write_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 from sklearn.metrics import roc_auc_score
 
+from models.observed_ratio import observed_ratio
 from streaming.lab.report import RunFilesError, write_report
 from streaming.lab.report.files import read_metrics, sample_side_output
-from streaming.lab.report.page import Html, Page, element, escaped
+from streaming.lab.report.page import Html, Page, element, escaped, number
 from streaming.lab.report.sums import RunSums, open_run_sums
-from streaming.metrics import RunMetrics
+from streaming.metrics import CohortMetrics, EarlyMetrics, RunMetrics
 
 TASKS = ("ctr", "cvr", "ctcvr")
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\' & \u2028 \u202e'
@@ -84,7 +86,18 @@ def test_the_page_has_every_section_and_its_contents_lead_there(ordinary: tuple[
     _, page = ordinary
     anchors = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
-    assert anchors == ["summary", "time", "reliability", "delays", "volumes", "side", "training", "open", "notes"]
+    assert anchors == [
+        "summary",
+        "time",
+        "early",
+        "reliability",
+        "delays",
+        "volumes",
+        "side",
+        "training",
+        "open",
+        "notes",
+    ]
     assert links == [f"#{anchor}" for anchor in anchors]
 
 
@@ -173,6 +186,95 @@ def test_open_hours_are_grey_and_alone(ordinary: tuple[FabricatedRun, Reader]) -
     assert marks
     assert all(trace["mode"] == "markers" and trace["marker"]["color"] == "#fff" for trace in marks)
     assert " open " in page.text
+
+
+def early_of(page: Reader) -> str:
+    return page.text[page.text.index("Conversions that have come of clicks") : page.text.index("Of what was predicted")]
+
+
+def early_pictures(page: Reader) -> list[dict[str, Any]]:
+    return [
+        picture for picture in page.pictures if picture["layout"]["yaxis"]["title"]["text"] == "observed / expected"
+    ]
+
+
+def test_early_calibration_is_drawn_and_told_by_age_for_whose_predictions_there_are(
+    ordinary: tuple[FabricatedRun, Reader],
+) -> None:
+    made, page = ordinary
+    text = early_of(page)
+    assert "CVR: observed over expected" in text
+    assert "CVR, served: observed over expected" in text
+    assert "F is learned from this stream at every age shown." in text
+    for early, picture in zip(made.metrics.early.values(), early_pictures(page), strict=True):
+        for one in (early.total, *early.ages):
+            assert (
+                f"{one.clicks:,} {one.observed:,} of {number(one.expected, 1, '')} {one.ratio:.2f} {one.low:.2f} to"
+                in text
+            )
+        drawn = [age for trace in picture["data"] if trace["mode"] == "markers" for age in trace["x"]]
+        assert sorted(drawn) == pytest.approx([(one.age_ms or 0) / 1000 for one in early.ages], rel=1e-5)
+        assert any(trace.get("name") == "all together, 95 %" for trace in picture["data"])
+
+
+def with_early(root: Path, early: dict[str, EarlyMetrics], **more: Any) -> Reader:
+    made = fabricate_run(root, impressions=400)
+    metrics = msgspec.structs.replace(made.metrics, early=early, **more)
+    (made.run / "metrics.json").write_bytes(msgspec.json.encode(metrics))
+    return read(write_report(made.run))
+
+
+def cohort(age_ms: int | None, observed: int, *, expected: float = 10.0, is_prior: bool = False) -> CohortMetrics:
+    ratio, low, high = observed_ratio(observed, expected)
+    return CohortMetrics(
+        start_ms=None, age_ms=age_ms, clicks=70, expected=expected, observed=observed, ratio=ratio, low=low, high=high,
+        rests_on_prior=is_prior,
+    )  # fmt: skip
+
+
+def test_what_rests_on_the_prior_is_hollow_and_said(tmp_path: Path) -> None:
+    ages = [cohort(3_600_000, 12, is_prior=True), cohort(86_400_000, 0)]
+    early = EarlyMetrics(total=cohort(None, 12, is_prior=True), cohorts=[], ages=ages)
+    page = with_early(tmp_path, {"model": early})
+    assert "Where a mark is hollow (a row says prior), F rests on labels.delay_prior_ages_ms" in early_of(page)
+    [picture] = early_pictures(page)
+    marks = {trace["name"]: trace["marker"]["symbol"] for trace in picture["data"] if trace["mode"] == "markers"}
+    assert marks == {"by age, rests on the prior": "circle-open", "by age, 95 %, none observed": "triangle-down"}
+    foot = 10 ** picture["layout"]["yaxis"]["range"][0]
+    assert all(min(trace["y"]) > foot for trace in picture["data"])
+
+
+@pytest.mark.parametrize(
+    ("early", "more", "reason"),
+    [
+        ({}, {"examples": {}}, "no clicks yet"),
+        ({}, {"open_clicks": 0}, "no click is open: every label is final"),
+        ({}, {"open_clicks": 3}, "no hour of clicks is over long enough"),
+        ({"model": EarlyMetrics(total=cohort(None, 3), cohorts=[])}, {}, "metrics.json does not tell ages"),
+        (
+            {"model": EarlyMetrics(total=cohort(None, 0, expected=0.0), cohorts=[], ages=[cohort(1, 0, expected=0.0)])},
+            {},
+            "no value nothing was expected by then",
+        ),
+    ],
+)
+def test_without_early_calibration_the_reason_is_told(
+    tmp_path: Path, early: dict[str, EarlyMetrics], more: dict[str, Any], reason: str
+) -> None:
+    page = with_early(tmp_path, early, **more)
+    assert reason in early_of(page)
+    assert not early_pictures(page)
+
+
+def test_kappa_that_weighs_nothing_has_no_value(tmp_path: Path) -> None:
+    made = fabricate_run(tmp_path, impressions=400)
+    path = made.run / "examples.jsonl.zst"
+    lines = [msgspec.json.decode(line) for line in zstandard.ZstdDecompressor().stream_reader(
+        path.read_bytes(), read_across_frames=True).read().splitlines()]  # fmt: skip
+    write_frames(path, [line | ({"neg": 0.0} if line["kind"] == "UNCLICKED" else {}) for line in lines])
+    (made.run / "metrics.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(made.metrics, kappa=0.0)))
+    text = read(write_report(made.run)).text
+    assert text.count("no value unclicked impressions weigh nothing: objective composed") == 2
 
 
 def test_windows_of_the_settings_are_marked_on_the_delay_curve(ordinary: tuple[FabricatedRun, Reader]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.batch import Event
 from models.delay import METHODS, Method, check_combination, method_of, weigh
-from models.laws import GRID, broken_laws, masses, taught_over_a_life
+from models.laws import GRID, broken_laws, lives, masses, taught_over_a_life
 from models.weighing import Pair, Pairs, Seen, defuse_negative, fnw_negative, negative, positive, survival_open
 
 IP, ON, REVISIT = Event.IMMEDIATE_POSITIVE, Event.OBSERVED_NEGATIVE, Event.REVISIT
@@ -495,6 +495,46 @@ def test_published_weights_are_refused_beside_unclicked_impressions(objective):
     with pytest.raises(ValueError, match=r'labels.normalization = "paper" needs .* off by a factor that depends on x'):
         check_combination("es_dfm", objective=objective, normalization="paper")
     check_combination("es_dfm", objective="composed", normalization="paper")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_heads_go_with_every_method_that_asks_for_no_other_age_than_w_o(name):
+    told = rf'labels.delay_model = "heads" and labels.method = "{name}": .*two heads know the observation window alone'
+    with pytest.raises(ValueError, match=told) if name == "survival" else nullcontext():
+        check_combination(name, objective="composed", normalization="unit", delay_model="heads")
+    check_combination(name, objective="composed", normalization="unit", delay_model="global")
+
+
+def test_a_method_of_ones_own_that_looks_again_cannot_have_two_heads(tmp_path, monkeypatch):
+    (tmp_path / "again.py").write_text(
+        "from dataclasses import replace\nfrom models.delay import METHODS\nMINE = replace(METHODS['survival'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r'"heads" and labels\.method = "again:MINE"'):
+        check_combination("again:MINE", objective="composed", normalization="unit", delay_model="heads")
+
+
+@pytest.mark.parametrize("name", ["es_dfm", "defer", "defuse", "ddfm"])
+@pytest.mark.parametrize(("p", "s"), [(0.02, 0.57), (0.2, 0.1), (0.7, 1.0)])
+def test_two_heads_that_are_right_give_unit_mass(name, p, s):
+    dp = p * s
+    plus = minus = 0.0
+    for chance, events in lives(p, s):
+        one = np.ones(len(events))
+        seen = Seen(one * p, one * s, one, one, one * np.nan)._replace(
+            told_dp=one * dp, told_rn=one * (1 - p) / (1 - p + dp)
+        )
+        a, b = weigh(METHODS[name].pairs, np.array([event for event, _, _ in events], np.int8), seen)
+        plus, minus = plus + chance * a.sum(), minus + chance * b.sum()
+    assert (plus, minus) == (pytest.approx(p), pytest.approx(1 - p))
+
+
+def test_what_two_heads_tell_stands_in_for_what_follows_from_f_and_s():
+    one = np.ones(1)
+    seen = Seen(one * 0.3, one * 0.5, one, one, one)._replace(told_dp=one * 0.1, told_rn=one * 0.6)
+    for name, expected in (("es_dfm", (0, 0.6)), ("defuse", (0.4 * 0.1 / 1.1, 0.6)), ("ddfm", (0.4 / 1.8, 0.6 / 1.8))):
+        plus, minus = weigh(METHODS[name].pairs, np.array([ON], np.int8), seen)
+        assert (plus.item(), minus.item()) == pytest.approx(expected), name
 
 
 def test_survival_has_no_published_weights():

@@ -65,6 +65,32 @@ def test_history_in_many_parts_teaches_what_it_teaches_at_once():
     np.testing.assert_allclose(once.rn, often.rn, atol=0.02)
 
 
+def test_heads_are_taught_once_they_have_seen_twenty_late_conversions():
+    heads, (inputs, _, _) = TwoHeads(FEATURES), clicks(19, seed=8)
+    late, none = np.ones(19, np.bool_), np.zeros(19, np.bool_)
+    heads.fit(inputs, observed=late, converted=late)  # all of them early: nothing was late
+    heads.fit(inputs, observed=none, converted=late)
+    assert not heads.is_taught
+    heads.fit(clicks(1, seed=9)[0], observed=none[:1], converted=late[:1])
+    assert heads.is_taught
+    copy = TwoHeads(FEATURES)
+    copy.restore(heads.snapshot())
+    assert copy.is_taught
+
+
+def test_what_was_learned_long_ago_weighs_less():
+    def after(half_life_ms):
+        heads, (inputs, _, _) = TwoHeads([], half_life_ms=half_life_ms), clicks(2000, seed=10)
+        none = np.zeros(2000, np.bool_)
+        order = np.arange(2000) % 10
+        heads.fit(inputs, observed=none, converted=order < 4, at_ms=0)
+        heads.fit(inputs, observed=none, converted=order < 1, at_ms=1000)
+        return heads.predict(inputs).dp.mean()
+
+    assert after(10**9) == pytest.approx(0.25, abs=0.03)
+    assert after(100) == pytest.approx(0.1, abs=0.02)
+
+
 def test_no_clicks_are_no_harm():
     inputs, observed, converted = clicks(0, seed=6)
     heads = TwoHeads(FEATURES)

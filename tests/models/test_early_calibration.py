@@ -136,6 +136,26 @@ def test_the_total_is_of_all_cohorts():
     assert told.total.high - told.total.low < min(one.high - one.low for one in each)
 
 
+def test_hours_of_one_age_are_told_together_youngest_first():
+    told = early_calibration(World(6).cohorts(), 24 * HOUR_MS, EXACT)
+    assert [each.age_ms for each in told.ages] == [HOUR_MS, 3 * HOUR_MS, 8 * HOUR_MS]
+    for each in told.ages:
+        mine = [cohort.calibration for cohort in told.cohorts if cohort.age_ms == each.age_ms]
+        assert each.calibration.clicks == sum(one.clicks for one in mine)
+        assert each.calibration.observed == sum(one.observed for one in mine)
+        assert each.calibration.expected == pytest.approx(sum(one.expected for one in mine))
+        assert each.calibration.high - each.calibration.low < min(one.high - one.low for one in mine)
+
+
+def test_the_interval_of_an_age_knows_the_error_of_f_there():
+    known = KnownCurve(TRUE, np.array([0.3, 0.2, 0.1, 0.0, 0.0]), np.array([True, True, True, False, False]))
+    unsure, sure = (early_calibration(World(5, hours=30).cohorts(), 30 * HOUR_MS, one).ages for one in (known, EXACT))
+    assert [each.calibration.rests_on_prior for each in unsure] == [True, True, True, False]
+    widths = [[math.log(each.calibration.high / each.calibration.low) for each in ages] for ages in (unsure, sure)]
+    assert all(more > 1.2 * less for more, less in list(zip(*widths, strict=True))[:3])
+    assert widths[0][3] == pytest.approx(widths[1][3])
+
+
 def test_final_labels_are_told_apart_and_rest_on_nothing():
     world = World(7)
     cohorts = world.cohorts()
@@ -145,11 +165,11 @@ def test_final_labels_are_told_apart_and_rest_on_nothing():
     assert final.expected == pytest.approx(world.p.sum())
     assert final.low < 1 < final.high
     assert not final.rests_on_prior
-    assert early_calibration(cohorts, DAY_MS + EDGES[-1], EXACT) == ([], None)
+    assert early_calibration(cohorts, DAY_MS + EDGES[-1], EXACT) == ([], [], None)
 
 
 def test_before_the_first_edge_there_is_nothing_to_tell():
-    assert early_calibration(World(8).cohorts(), 2 * HOUR_MS - 1, EXACT) == ([], None)
+    assert early_calibration(World(8).cohorts(), 2 * HOUR_MS - 1, EXACT) == ([], [], None)
     assert final_calibration(Cohorts(EDGES)).ratio is None
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import Aged, Batch, ClickMemory, Event, Inputs
+from models.batch import Aged, Batch, ClickMemory, Event, Inputs, Matured
 from models.delay import METHODS, weigh
 from models.delay_edges import edges_ms, horizons_ms
 from models.likelihoods import DAY_MS, Dfm
@@ -133,6 +133,68 @@ def test_what_nobody_has_taught_is_the_prior():
     f, s = 0.3, 1 - COMPLETED[0]
     lesson = own.weigh(rows([ON]), np.array([f]), at_ms=START)
     assert pairs_of(lesson) == [(0, pytest.approx((1 - f) / (1 - f + f * s)))]
+
+
+def matured(own: Teaching, clicks: int) -> Teaching:
+    """Of user 5 half of the clicks convert late, of user 6 half at once."""
+    user = np.tile([5, 6], clicks // 2)
+    converted = np.arange(clicks) % 4 < 2
+    own.learn_matured(Matured(users(*user), converted & (user == 6), converted), at_ms=START)
+    return own
+
+
+@pytest.mark.parametrize("name", ["es_dfm", "defer", "defuse", "ddfm"])
+def test_two_heads_weigh_by_their_own_dp_and_rn_and_by_no_more_dp_than_f(name):
+    own = matured(settled(teaching(name, delay_model="heads")), 400)
+    events, user, f = (
+        [ON, ON, DP, RN, IP, Event.CLICKED],
+        np.array([5, 6, 5, 6, 5, 5]),
+        np.array([0.6, 0.6, 0.2, 0.6, 0.6, 0.1]),
+    )
+    batch = rows(events, user=user)
+    lesson = own.weigh(batch, f, at_ms=START)
+    assert own.heads is not None
+    told = own.heads.predict(batch.inputs)
+    assert told.dp[0] > 0.35 > 0.1 > told.dp[1]
+    dp = np.minimum(told.dp, f)
+    assert dp[2] == f[2]
+    seen = Seen(f, dp / f, batch.converted.astype(np.float64), np.ones(6), np.full(6, np.nan))
+    expected = weigh(METHODS[name].pairs, batch.events, seen._replace(told_dp=dp, told_rn=told.rn))
+    np.testing.assert_allclose([lesson.positive, lesson.negative], expected, rtol=1e-12)
+    assert np.abs([lesson.positive, lesson.negative]).max() <= 2
+
+
+def test_heads_that_are_hardly_taught_leave_it_to_the_curve_of_all_clicks():
+    untaught, by_curve = (settled(teaching("es_dfm", delay_model=name)) for name in ("heads", "global"))
+    batch, f = rows([ON, ON], user=np.array([5, 6])), np.array([0.3, 0.2])
+    matured(untaught, 40)  # ten of them late
+    assert pairs_of(untaught.weigh(batch, f, at_ms=START)) == pairs_of(by_curve.weigh(batch, f, at_ms=START))
+    matured(untaught, 40)
+    assert pairs_of(untaught.weigh(batch, f, at_ms=START)) != pairs_of(by_curve.weigh(batch, f, at_ms=START))
+
+
+def test_under_the_curve_of_all_clicks_features_say_nothing_of_delays():
+    own = taught_delays(settled(teaching("es_dfm", delay_model="global")))
+    f = np.full(3, 0.3)
+    lesson = own.weigh(rows([ON, ON, ON], user=np.array([5, 6, 7])), f, at_ms=START)
+    assert len(set(pairs_of(lesson))) == 1
+    assert own.heads_window_ms is None
+    assert teaching("es_dfm", delay_model="heads").heads_window_ms == W_O
+
+
+@pytest.mark.parametrize("delay_model", ["hazard", "global"])
+def test_final_labels_teach_heads_alone(delay_model):
+    own = teaching("es_dfm", delay_model=delay_model)
+    before = state_of(own)
+    matured(own, 400)
+    assert state_of(own) == before
+
+
+def test_heads_go_over_to_another_method_with_the_curve():
+    first, second = (matured(teaching("mature", delay_model="heads"), 400), teaching("es_dfm", delay_model="heads"))
+    second.begin_from(*first.snapshot())
+    assert second.heads is not None
+    assert second.heads.is_taught
 
 
 @pytest.mark.parametrize("name", ["fnw", "fnc"])
@@ -519,6 +581,8 @@ def course(own: Teaching, hours: range) -> list[Lesson]:
         own.learned(mass=lesson.mass, clicks=int((events == Event.CLICKED).sum()), at_ms=at_ms)
         edges = rng.integers(1, len(own.delays.edges), 6)
         own.learn_delays(Aged(users(*rng.integers(0, 4, 6)), edges, rng.random(6) < 0.5), at_ms=at_ms)
+        late = rng.random(6) < 0.5
+        own.learn_matured(Matured(users(*rng.integers(0, 4, 6)), ~late, late | ~late), at_ms=at_ms)
     return lessons
 
 
@@ -528,9 +592,11 @@ def state_of(own: Teaching) -> tuple[dict[str, bytes], str]:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 17, 30])
-@pytest.mark.parametrize("name", ["survival", "ddfm"])
-def test_restored_teaching_goes_on_bit_for_bit(name, cut):
-    whole, first, second = (teaching(name, objective="esmm", growth=True) for _ in range(3))
+@pytest.mark.parametrize(
+    ("name", "delay_model"), [("survival", "hazard"), ("ddfm", "hazard"), ("ddfm", "heads"), ("survival", "global")]
+)
+def test_restored_teaching_goes_on_bit_for_bit(name, delay_model, cut):
+    whole, first, second = (teaching(name, objective="esmm", growth=True, delay_model=delay_model) for _ in range(3))
     expected = course(whole, range(60))
     course(first, range(cut))
     course(second, range(100, 105))

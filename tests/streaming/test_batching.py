@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.batch import ClickMemory, Event
 from models.delay_edges import bin_of, edges_ms
 from models.schema import Feature
-from streaming.batching import Batcher, collate, collate_aged, decode_examples, encode_examples, is_row
+from streaming.batching import Batcher, collate, collate_aged, collate_matured, decode_examples, encode_examples, is_row
 from streaming.events import Impression, Served
 from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader
@@ -236,6 +236,21 @@ def test_an_age_tells_whether_the_delay_falls_in_the_bin_that_ends_there(aged):
     assert ages.edges.tolist() == [k for _, k in told]
     assert ages.in_bin.tolist() == [k == 0 or edges[k - 1] < delay for delay, k in told]
     assert ages.inputs.numbers[:, 0].tolist() == [delay for delay, _ in told]
+
+
+def test_final_labels_tell_whether_a_click_converted_within_the_observation_window():
+    click_ms = START + 5
+    told = [(None, False), (0, True), (20, True), (21, True), (99, True)]
+    outcomes = [
+        example(200, Kind.OUTCOME, features=b'{"x":%d}' % place, click_ms=click_ms, converted=converted,
+                conversion_ms=None if delay is None else click_ms + delay)
+        for place, (delay, converted) in enumerate(told)
+    ]  # fmt: skip
+    matured = collate_matured([example(1), *outcomes], FeatureReader(READER_FEATURES), 20)
+    assert matured.observed.tolist() == [False, True, True, False, False]
+    assert matured.converted.tolist() == [False, True, True, True, True]
+    assert matured.inputs.numbers[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert len(collate_matured([example(1)], FeatureReader(READER_FEATURES), 20)) == 0
 
 
 MAYBE_MS = st.none() | st.integers(0, 2**40)

@@ -82,6 +82,10 @@ def test_early_conversions_are_those_of_the_files_counted_again(log: Path) -> No
         assert cohort.observed == len(came)
         assert 0 < cohort.expected <= sum(scored[name] for name in mine)
     assert early.total.clicks == sum(cohort.clicks for cohort in early.cohorts)
+    assert [each.age_ms for each in early.ages] == sorted({cohort.age_ms or 0 for cohort in early.cohorts})
+    for each in early.ages:
+        mine = [cohort for cohort in early.cohorts if cohort.age_ms == each.age_ms]
+        assert (each.clicks, each.observed) == (sum(c.clicks for c in mine), sum(c.observed for c in mine))
     assert early.total.observed == sum(cohort.observed for cohort in early.cohorts)
     assert early.total.expected == pytest.approx(sum(cohort.expected for cohort in early.cohorts))
 

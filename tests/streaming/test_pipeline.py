@@ -176,6 +176,27 @@ def test_lines_shuffled_within_the_bound_give_the_same_under_every_method(tidy: 
     assert mixed.clicks == plain.clicks
 
 
+@pytest.mark.parametrize("delay_model", ["global", "heads"])
+def test_every_delay_model_goes_on_from_a_cut_in_the_middle(tiny: Path, delay_model: str) -> None:
+    settings = of_method(tiny, "ddfm", "composed")
+    settings = msgspec.structs.replace(
+        settings, labels=msgspec.structs.replace(settings.labels, delay_model=delay_model)
+    )
+    whole = Run(lines_of(tiny), settings).go()
+    resumed = Run(lines_of(tiny), settings, resume=whole, cut=len(whole.cuts.committed) // 2).go()
+    resumed.assert_equals(whole)
+    if delay_model == "heads":
+        heads = whole.pipeline._learner._teaching.heads
+        assert heads is not None
+        w_o = settings.windows.observation_window_ms
+        late = [
+            line
+            for line in map(json.loads, whole.output.files["examples.jsonl.zst"].splitlines())
+            if line["kind"] == "OUTCOME" and line["converted"] and line["conversion_ms"] - line["click_ms"] > w_o
+        ]
+        assert whole.tensors["delays.heads.late"] == len(late) > 10
+
+
 def test_every_record_leaves_by_exactly_one_door(whole: Run, log: Path) -> None:
     metrics = whole.metrics
     read = sum(metrics.events.values())

@@ -76,7 +76,12 @@ def compare(
 def _check(name: str, settings: Settings) -> None:
     try:
         method_of(name)
-        check_combination(name, objective=settings.network.objective, normalization=settings.labels.normalization)
+        check_combination(
+            name,
+            objective=settings.network.objective,
+            normalization=settings.labels.normalization,
+            delay_model=settings.labels.delay_model,
+        )
     except ValueError as error:
         raise SettingsError(
             f'--methods {name}: {error} (known are {", ".join(METHODS)}; AFTERCLICK_NETWORK__OBJECTIVE="composed" sets the objective)'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from streaming.lab.compare.bootstrap import Estimate
 from streaming.lab.compare.course import share_so_far, smoothed_above_oracle
 from streaming.lab.compare.outcome import ANCHORS, ORACLE, PRETRAINED, WINDOW, MethodResult, Results
@@ -16,7 +18,7 @@ _CLOSE = 1.2
 """A calibration within this factor of 1 is drawn again in a close-up, without those that lie further off and press it flat."""
 
 _LEGEND_ROW = 19  # pixels, and about five names fit into one
-_SHARES_SHOWN = (-0.25, 1.1)
+_FURTHEST = 0.05  # of the shares so far, at either end, that may lie outside the frame
 
 
 def colours(results: Results) -> dict[str, str]:
@@ -49,6 +51,17 @@ def estimates(
     return figures.dots(rows, title, reference=reference)
 
 
+def gap_shares(results: Results, of: Callable[[MethodResult], Estimate]) -> Picture | None:
+    """The share of a gap that each method but the starts and the goal closes, in percent as in the tables."""
+    picture = estimates(results, learners(results), of, "share of the gap", reference=1)
+    if picture is not None:
+        picture["layout"]["xaxis"]["tickformat"] = ".0%"
+        for trace in picture["data"]:
+            if "hovertemplate" in trace:
+                trace["hovertemplate"] = "%{y}: %{x:.1%}<extra></extra>"
+    return picture
+
+
 def above_oracle(results: Results, methods: Sequence[MethodResult]) -> Picture | None:
     """Log loss above `oracle`'s by hour, each point the mean of the day around it."""
     lines = [
@@ -75,8 +88,9 @@ def shares_so_far(results: Results, start: str) -> Picture | None:
     shown = [point.value for line in lines for point in line.points]
     picture = figures.over_time(_drawn(lines), f"share of the gap from {start}", reference=1)
     if picture is not None:
-        low = max(min([*shown, 0.9]) - 0.05, _SHARES_SHOWN[0])
-        high = min(max([*shown, 1.0]) + 0.05, _SHARES_SHOWN[1])
+        # By all but the furthest: a day's first hours may stand anywhere, and would press the rest flat.
+        least, most = np.quantile(shown, (_FURTHEST, 1 - _FURTHEST)).tolist()
+        low, high = min(least, 0.9) - 0.05, max(most, 1.0) + 0.05
         picture["layout"]["yaxis"] |= {"range": [low, high], "tickformat": ".0%"}
     return _roomy(picture, len(lines))
 

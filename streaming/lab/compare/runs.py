@@ -18,7 +18,7 @@ from models.batch import Float64, Inputs, Int64
 from models.delay import method_of
 from models.feature_weights import rows_of
 from models.trainer import Learner, Snapshot, StepReport
-from streaming.batching import collate, collate_aged
+from streaming.batching import collate, collate_aged, collate_matured
 from streaming.features import FeatureReader
 from streaming.lab.compare.files import RUNS, RunRecord, read_clicks, refusing
 from streaming.lab.compare.protocol import Plan, read_inputs, read_outcomes
@@ -171,6 +171,8 @@ class Walk:
             return
         self._remember(group, report)
         self.learner.learn_delays(collate_aged(group.aged, self._reader, edges_ms), at_ms=group.at_ms)
+        if (window_ms := self.learner.heads_window_ms) is not None:
+            self.learner.learn_matured(collate_matured(group.outcomes, self._reader, window_ms), at_ms=group.at_ms)
         told = np.isin(batch.events, self._on_click)
         weights = np.abs(report.positive[told]) + np.abs(report.negative[told])
         if not self._has_pairs:

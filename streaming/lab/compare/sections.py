@@ -22,7 +22,8 @@ def shares(shown: Page, results: Results) -> None:
     so_far = [
         shown.picture(
             f"From {start}, so far",
-            "The same share over all hours from the stream's start up to each; from its second day on.",
+            "The same share over all hours from the stream's start up to each; from its second day on. What "
+            "lies far off, as first hours may, is outside the frame.",
             pictures.shares_so_far(results, start),
             f"oracle is never ahead of {start}" if learners(results) else _NO_LEARNER,
         )
@@ -45,10 +46,8 @@ def _share_block(shown: Page, results: Results, start: str) -> Html:
     methods = [method for method in results.methods if method.method not in (start, ORACLE)]
     picture = shown.picture(
         f"From {start} to oracle",
-        "Share of the gap in log loss that is closed, with its 95 % interval over days; 1 is oracle. The other start is in the table.",
-        pictures.estimates(
-            results, learners(results), lambda method: of(method).log_loss, "share of the gap", reference=1
-        ),
+        "Share of the gap in log loss that is closed, with its 95 % interval over days; 100 % is oracle. The other start is in the table.",
+        pictures.gap_shares(results, lambda method: of(method).log_loss),
         next((of(method).log_loss.reason or _NO_LEARNER for method in learners(results)), _NO_LEARNER),
     )
     rows = [
@@ -221,7 +220,7 @@ def costs(shown: Page, results: Results) -> None:
             number(method.cost.seconds, 1, ""),
             number(method.cost.seconds_over_window, 2, "window took no time"),
             number(method.cost.effective_share, 2, "no weights"),
-            number(method.cost.kappa, 3, ""),
+            number(method.cost.kappa or None, 3, "weighed nothing"),
         )
         for method in results.methods
     ]

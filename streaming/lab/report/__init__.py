@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streaming.lab.report import course, flow, leftovers, page, scores
+from streaming.lab.report import course, early, flow, leftovers, page, scores
 from streaming.lab.report.files import RunFilesError, read_metrics
 from streaming.lab.report.page import Html, Page, element
 from streaming.lab.report.sums import RunSums, open_run_sums
@@ -58,6 +58,7 @@ def _render(run: Path, metrics: RunMetrics, settings: Settings | None, sums: Run
     scored = scores.score(sums, metrics)
     scores.headline(report, scored, metrics, _facts(metrics), _truth_note(sums, log))
     course.over_time(report, metrics, sums)
+    early.early(report, metrics)
     scores.reliability(report, scored, metrics)
     flow.label_delays(report, sums, None if settings is None else settings.windows)
     flow.volumes(report, sums, metrics)
@@ -100,6 +101,7 @@ _TERMS = {
     "ECE": "expected calibration error: mean distance of prediction and label rate over bins of equally many rows; never 0 on finitely many.",
     "AUC": "of a random positive and a random negative, the chance that the positive is scored higher; ties count half. Exact, from the files; metrics.json, the "
     "command line and Prometheus take it from 1,000 buckets of the score, so that theirs may differ in the third digit, by `auc_error` at most.",
+    "observed / expected": "of clicks whose labels are open: conversions by now over the sum of p F(age). The inverse of a calibration: below 1 too much was promised.",
     "complete": "an hour of impressions is complete when the watermark has passed its end and every window that its labels need. CTR and CTCVR "
     "count whole hours only, else clicks would be missing where their neighbours are in; CVR counts a click once its outcome is known.",
     "CTR, CVR, CTCVR": "clicks of impressions; conversions of clicks; conversions of impressions. CVR is scored when a click's attribution "

@@ -83,7 +83,7 @@ def dots(rows: Sequence[Dot], title: str, *, reference: float | None = None, is_
                 "showlegend": True,
             }
         )
-    x = ratio_axis(title, ends) if is_ratio else axis(title)
+    x = ratio_axis(title, ends) if is_ratio else axis(title, **_frame(ends, reference))
     y = rows_axis(labels)
     shapes = [] if reference is None else [rule("x", reference, colour="#6b7280")]
     return picture(data, x, y, 96 + 34 * len(rows), shapes=shapes)
@@ -132,13 +132,14 @@ def over_time(
             data.append(trace)
     if not data:
         return None
+    # Around what is complete: one hour with open labels must not press the rest flat.
     y = ratio_axis(title, complete) if is_ratio else axis(title, **_frame(complete, reference))
     shapes = [] if reference is None else [rule("y", reference, colour="#6b7280")]
     return picture(data, axis("event time, UTC", type="date"), y, 330, shapes=shapes)
 
 
 def _frame(values: Sequence[float], reference: float | None) -> dict[str, Any]:
-    """Around what is complete: one hour with open labels must not press the rest flat."""
+    """Around all values and the reference, so that an interval is seen to end; without values, as plotly likes."""
     if not values:
         return {}
     ends = [*values, *([] if reference is None else [reference])]

@@ -175,12 +175,17 @@ def training(report: Page, sums: RunSums, metrics: RunMetrics) -> None:
     hours = sums.taught_by_hour()
     size = bucket_ms((hour.hour_ms for hour in hours), _MOST_BARS)
     kappa = [Point(when=page.moment(hour.hour_ms), value=hour.kappa) for hour in hours if hour.kappa is not None]
+    if not any(point.value for point in kappa):
+        kappa = []
     why = "no batch has been learned yet" if sums.has_examples else _NO_EXAMPLES
+    why_no_kappa = (
+        "unclicked impressions weigh nothing: objective composed, or no conversion label taught yet" if hours else why
+    )
     kappa_picture = report.picture(
         "Kappa",
         "Mean weight of UNCLICKED rows, by hour of due time: conversion mass taught for each click seen. It starts at 0; in a steady stream it comes to the mass that a click teaches in all.",
         figures.over_time([Line(name="kappa", colour=COLOURS["ctcvr"], points=kappa)], "kappa", reference=None),
-        why,
+        why_no_kappa,
     )
     masses: Mapping[str, list[tuple[int, float]]] = {
         "towards a conversion (a+)": _bucketed(((hour.hour_ms, hour.positive_mass) for hour in hours), size),
@@ -209,7 +214,7 @@ def training(report: Page, sums: RunSums, metrics: RunMetrics) -> None:
         ["gradient steps", page.count(metrics.steps)],
         ["rows taught", page.count(metrics.taught)],
         ["conversion mass taught", page.count(taught_mass)],
-        ["kappa", number(metrics.kappa if metrics.steps else None, 3, "nothing learned yet")],
+        ["kappa", number(metrics.kappa or None, 3, why_no_kappa)],
         ["loss of the last step, nats a configured row", number(metrics.last_loss, 4, "no step yet")],
         ["embedding rows", page.count(metrics.embedding_rows)],
         ["cuts taken", page.count(metrics.cuts)],

@@ -63,13 +63,15 @@ def number(value: float | None, digits: int, reason: str) -> Html:
     Example:
         >>> number(0.98765, 3, "no clicks yet")
         '0.988'
+        >>> number(0.000123, 3, "no clicks yet")  # more decimals where there would be none
+        '0.00012'
         >>> number(None, 3, "no clicks yet")
         '<span class="none">no value<small>no clicks yet</small></span>'
     """
     if value is None or not math.isfinite(value):
         return element("span", "no value", element("small", reason), class_="none")
     if value and abs(value) < 10.0**-digits:
-        return Html(f"{value:.1e}")
+        return Html(f"{value:.2g}")
     return Html(f"{value:,.{digits}f}")
 
 

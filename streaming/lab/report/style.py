@@ -59,6 +59,7 @@ td { border-bottom: 1px solid #f0f2f5; unicode-bidi: isolate; }
 .none { color: var(--muted); }
 .interval { margin-left: 10px; color: #8b93a0; }
 small.none, .none small { display: block; font-size: 11.5px; white-space: normal; }
+.below { display: block; font-size: 11.5px; color: var(--muted); white-space: nowrap; }
 .soft, .soft td { color: #8b93a0; }
 .tag { margin-left: 6px; padding: 0 6px; border-radius: 8px; background: #eef1f4; color: var(--muted); font-size: 11.5px; }
 .empty { display: flex; flex-direction: column; align-items: center; justify-content: center; min-height: 150px; text-align: center;
