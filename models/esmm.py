@@ -92,7 +92,7 @@ class Esmm:
         return self._towers.forward(self._stacked(self._hidden))[:, :, 0]
 
     def backward(self, slopes: torch.Tensor) -> dict[Task, torch.Tensor]:
-        """Sets the gradients in `parameters` for the last `forward`, and gives those of each task's input.
+        """Sets the gradients in `parameters` for the last `forward`, and gives those of each task's input that has columns.
 
         Args:
             slopes: (heads, B) gradients of the logits.
@@ -105,6 +105,8 @@ class Esmm:
         torch.sum(slope, 0, out=gradient["entrance.bias"])
         of_inputs: dict[Task, torch.Tensor] = {}
         for task, part in self._parts(slope).items():
+            if not self._inputs[task]:
+                continue
             of_inputs[task] = self._workspace.take(f"{task}.slope", rows, self._inputs[task])
             torch.mm(part.t(), self._x[task], out=gradient[f"entrance.{task}.weight"])
             torch.mm(part, value[f"entrance.{task}.weight"], out=of_inputs[task])  # (B, columns)

@@ -1,4 +1,4 @@
-"""Which row belongs to a 64-bit id, by open addressing over numpy arrays; must not know what a row holds."""
+"""Which ids of a batch differ, and which row belongs to an id, by hashing over numpy arrays; must not know what a row holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,45 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: one multiplicat
 _EMPTY = -1  # a slot never used: a search ends here
 _GONE = -2  # a slot whose id was removed: a search goes on
 _LEAST_SLOTS = 1024
+
+
+class Distinct:
+    """Finds the different ids of a batch, without sorting them.
+
+    Every position writes its number to the slot that its id hashes to, from the last to the first: what stands there
+    afterwards is the first appearance of an id. Few ids share a slot with another; those are sorted.
+
+    Example:
+        >>> first, inverse = Distinct().of(np.array([7, -3, 7, 5]))
+        >>> first.tolist(), inverse.tolist()
+        ([0, 1, 3], [0, 1, 0, 2])
+    """
+
+    def __init__(self) -> None:
+        self._slots: Int64 = np.zeros(_LEAST_SLOTS, np.int64)  # no state: written before it is read
+
+    def of(self, ids: Int64) -> tuple[Int64, Int64]:
+        """Where each of U different ids appears first, ascending, and which of the U each position has: (n,) -> (U,), (n,)."""
+        if len(self._slots) < 2 * len(ids):
+            self._slots = np.zeros(1 << (2 * len(ids) - 1).bit_length(), np.int64)
+        ids, positions = np.ascontiguousarray(ids), np.arange(len(ids))
+        slots = _spread(ids, len(self._slots))
+        self._slots[slots[::-1]] = positions[::-1]  # of equal slots, the last to be written stays
+        first = self._slots[slots]
+        astray = np.flatnonzero(ids[first] != ids)
+        if len(astray):
+            _, at, which = np.unique(ids[astray], return_index=True, return_inverse=True)
+            first[astray] = astray[at][which]
+        firsts = np.flatnonzero(first == positions)
+        positions[firsts] = np.arange(len(firsts))
+        return firsts, positions[first]
+
+
+def _spread(ids: Int64, slots: int) -> Int64:
+    """The slot that each id hashes to, of a power of two of them."""
+    mixed = ids.view(np.uint64) * _GOLDEN
+    mixed >>= np.uint64(65 - slots.bit_length())
+    return mixed.view(np.int64)
 
 
 class IdIndex:
@@ -43,7 +82,7 @@ class IdIndex:
             ids = np.concatenate([self._keys[held], ids])
             rows = np.concatenate([self._rows[held], rows])
             self._clear(max(_LEAST_SLOTS, 1 << (4 * len(ids) - 1).bit_length()))
-        slots = self._first_slots(ids)
+        slots = _spread(ids, len(self._rows))
         waiting = np.arange(len(ids))
         while len(waiting):
             # Several may meet in one free slot: all write their row, the one that is found there afterwards has it.
@@ -66,18 +105,12 @@ class IdIndex:
         self._keys: Int64 = np.zeros(slots, np.int64)
         self._rows: npt.NDArray[np.int32] = np.full(slots, _EMPTY, np.int32)
         self._mask = slots - 1
-        self._shift = np.uint64(64 - self._mask.bit_length())
         self._used = 0  # slots not empty; those of removed ids count until the next growth
-
-    def _first_slots(self, ids: Int64) -> Int64:
-        mixed = ids.view(np.uint64) * _GOLDEN
-        mixed >>= self._shift
-        return mixed.view(np.int64)
 
     def _search(self, ids: Int64) -> tuple[Int64, Int64]:
         """Where the search for each id ended, and the row found there or -1."""
         ids = np.ascontiguousarray(ids)
-        slots = self._first_slots(ids)
+        slots = _spread(ids, len(self._rows))
         rows = self._rows[slots].astype(np.int64)
         on = np.flatnonzero((rows != _EMPTY) & ((self._keys[slots] != ids) | (rows == _GONE)))
         while len(on):

@@ -29,20 +29,54 @@ class Cost(NamedTuple):
     by_cvr: Float64
 
 
-def ctr_loss(ctr_logit: Float64, unclicked: Float64, clicked: Float64) -> Cost:
+class Chance(NamedTuple):
+    """A probability of B rows by its logit, with the logs that losses are made of.
+
+    Args:
+        logit: (B,) any real number. log_yes: (B,) log s(logit).
+
+    Example:
+        >>> Chance.of(np.array([0.0])).yes
+        array([0.5])
+    """
+
+    logit: Float64
+    log_yes: Float64
+
+    @classmethod
+    def of(cls, logit: Float64 | Chance) -> Chance:
+        """From a logit; a chance stays as it is."""
+        if isinstance(logit, Chance):
+            return logit
+        return cls(logit, np.minimum(logit, 0.0) - np.log1p(np.exp(-np.abs(logit))))
+
+    @property
+    def log_no(self) -> Float64:
+        """(B,) log s(-logit)."""
+        return self.log_yes - self.logit
+
+    @property
+    def yes(self) -> Float64:
+        """(B,) the probability."""
+        return np.exp(self.log_yes)
+
+
+def ctr_loss(ctr_logit: Float64 | Chance, unclicked: Float64, clicked: Float64) -> Cost:
     """The cross entropy of pCTR, over the rows that show whether there was a click.
 
     Args:
-        ctr_logit: (B,) any real number.
+        ctr_logit: (B,) any real number, or the chance that it gives.
         unclicked: (B,) 1.0 on rows that teach that there was none, else 0.0.
         clicked: (B,) 1.0 on rows that teach that there was one, else 0.0.
     """
-    log_yes, shown = _log_sigmoid(ctr_logit), unclicked + clicked
-    nats = unclicked @ ctr_logit - shown @ log_yes  # log s(-x) = log s(x) - x
-    return Cost(float(nats), shown * np.exp(log_yes) - clicked, np.zeros_like(ctr_logit))
+    click, shown = Chance.of(ctr_logit), unclicked + clicked
+    nats = unclicked @ click.logit - shown @ click.log_yes  # log s(-x) = log s(x) - x
+    return Cost(float(nats), shown * click.yes - clicked, np.zeros_like(click.logit))
 
 
-def product_loss(ctr_logit: Float64, cvr_logit: Float64, positive: Float64, negative: Float64) -> Cost:
+def product_loss(
+    ctr_logit: Float64 | Chance, cvr_logit: Float64 | Chance, positive: Float64, negative: Float64
+) -> Cost:
     """The sum over the rows of positive * -log(pCTR pCVR) + negative * -log(1 - pCTR pCVR).
 
     With a and b the logits and s the sigmoid, the product p = s(a) s(b) is taken in log space: log p = log s(a) + log s(b), and
@@ -50,8 +84,8 @@ def product_loss(ctr_logit: Float64, cvr_logit: Float64, positive: Float64, nega
     Slopes: of -log p, -s(-a) and -s(-b); of -log(1 - p), p s(-a) / (1 - p) and p s(-b) / (1 - p).
 
     Args:
-        ctr_logit: (B,) any real number.
-        cvr_logit: (B,) any real number.
+        ctr_logit: (B,) any real number, or the chance that it gives.
+        cvr_logit: (B,) likewise.
         positive: (B,) weight a+ of each row, a constant: no gradient flows through it.
         negative: (B,) weight a- of each row, likewise.
 
@@ -63,10 +97,10 @@ def product_loss(ctr_logit: Float64, cvr_logit: Float64, positive: Float64, nega
     Source:
         Ma et al., "Entire Space Multi-Task Model", SIGIR 2018, arXiv:1804.07931.
     """
-    log_click, log_conversion = _log_sigmoid(ctr_logit), _log_sigmoid(cvr_logit)
-    log_no_click, log_no_conversion = log_click - ctr_logit, log_conversion - cvr_logit
-    log_product = log_click + log_conversion
-    log_rest = np.logaddexp(log_no_click, log_click + log_no_conversion)
+    click, conversion = Chance.of(ctr_logit), Chance.of(cvr_logit)
+    log_no_click, log_no_conversion = click.log_no, conversion.log_no
+    log_product = click.log_yes + conversion.log_yes
+    log_rest = np.logaddexp(log_no_click, click.log_yes + log_no_conversion)
     log_odds = log_product - log_rest
     by_ctr, by_cvr = (
         negative * np.exp(log_odds + log_not) - positive * np.exp(log_not)
@@ -75,22 +109,20 @@ def product_loss(ctr_logit: Float64, cvr_logit: Float64, positive: Float64, nega
     return Cost(float(-(positive @ log_product) - negative @ log_rest), by_ctr, by_cvr)
 
 
-def composed_loss(ctr_logit: Float64, cvr_logit: Float64, positive: Float64, negative: Float64) -> Cost:
+def composed_loss(
+    ctr_logit: Float64 | Chance, cvr_logit: Float64 | Chance, positive: Float64, negative: Float64
+) -> Cost:
     """The sum over the rows of positive * -log pCVR + negative * -log(1 - pCVR); pCTR has no part in it.
 
     Args:
         ctr_logit: not used: it keeps the objectives of one form.
-        cvr_logit: (B,) any real number.
+        cvr_logit: (B,) any real number, or the chance that it gives.
         positive: (B,) weight a+ of each row, a constant: no gradient flows through it.
         negative: (B,) weight a- of each row, likewise.
     """
-    log_yes, mass = _log_sigmoid(cvr_logit), positive + negative
-    nats = negative @ cvr_logit - mass @ log_yes
-    return Cost(float(nats), np.zeros_like(ctr_logit), mass * np.exp(log_yes) - positive)
-
-
-def _log_sigmoid(logit: Float64) -> Float64:
-    return np.minimum(logit, 0.0) - np.log1p(np.exp(-np.abs(logit)))
+    conversion, mass = Chance.of(cvr_logit), positive + negative
+    nats = negative @ conversion.logit - mass @ conversion.log_yes
+    return Cost(float(nats), np.zeros_like(conversion.logit), mass * conversion.yes - positive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +147,22 @@ class Objective:
         return self.product > 0
 
     def cost(
-        self, ctr_logit: Float64, cvr_logit: Float64, positive: Float64, negative: Float64, *, unclicked: Float64
+        self,
+        ctr_logit: Float64 | Chance,
+        cvr_logit: Float64 | Chance,
+        positive: Float64,
+        negative: Float64,
+        *,
+        unclicked: Float64,
     ) -> Cost:
         """The loss of (B,) rows; `unclicked` (B,) is the negative weight of those without a click, 0 elsewhere."""
-        nats, by_ctr, by_cvr = 0.0, np.zeros_like(ctr_logit), np.zeros_like(cvr_logit)
+        click, conversion = Chance.of(ctr_logit), Chance.of(cvr_logit)
         parts: list[tuple[float, Cost]] = []
         if self.product:
-            parts.append((self.product, product_loss(ctr_logit, cvr_logit, positive, negative + unclicked)))
+            parts.append((self.product, product_loss(click, conversion, positive, negative + unclicked)))
         if self.composed:
-            parts.append((self.composed, composed_loss(ctr_logit, cvr_logit, positive, negative)))
+            parts.append((self.composed, composed_loss(click, conversion, positive, negative)))
+        nats, by_ctr, by_cvr = 0.0, np.zeros_like(click.logit), np.zeros_like(click.logit)
         for weight, cost in parts:
             nats, by_ctr, by_cvr = (
                 nats + weight * cost.nats,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from models.layers.parameters import Parameters
@@ -53,37 +55,62 @@ class DenseAdam:
     """
 
     def __init__(self, parameters: Parameters, *, weight_decay: float) -> None:
-        self._flat = {"matrices": parameters.matrices, "vectors": parameters.vectors}
-        self._adam = torch.optim.AdamW(
-            [
-                {"params": [parameters.matrices], "weight_decay": weight_decay},
-                {"params": [parameters.vectors], "weight_decay": 0.0},
-            ],
-            fused=True,
-        )
-        for flat in self._flat.values():
-            self._adam.state[flat] = {
-                "step": torch.zeros((), device=flat.device),
-                "exp_avg": torch.zeros_like(flat),
-                "exp_avg_sq": torch.zeros_like(flat),
-            }
+        self._flat = {
+            "matrices": _Moments.of(parameters.matrices, weight_decay=weight_decay),
+            "vectors": _Moments.of(parameters.vectors, weight_decay=0.0),
+        }
 
     def step(self, *, rate: float) -> None:
         """Moves the weights by the gradients that stand in `Parameters`."""
-        for group in self._adam.param_groups:
-            group["lr"] = rate
-        self._adam.step()
+        for moments in self._flat.values():
+            moments.step(rate=rate)
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """Its running means, by name, as CPU copies."""
         return {
-            f"adam.{name}.{key}": value.detach().to("cpu", copy=True)
-            for name, flat in self._flat.items()
-            for key, value in self._adam.state[flat].items()
+            f"adam.{name}.{key}": value.to("cpu", copy=True)
+            for name, moments in self._flat.items()
+            for key, value in moments.state.items()
         }
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes back what `snapshot` gave."""
-        for name, flat in self._flat.items():
-            for key, value in self._adam.state[flat].items():
+        for name, moments in self._flat.items():
+            for key, value in moments.state.items():
                 value.copy_(tensors[f"adam.{name}.{key}"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Adam's state of one flat vector of weights, under the names that `torch.optim.AdamW` has for it."""
+
+    weights: torch.Tensor
+    gradient: torch.Tensor
+    weight_decay: float
+    state: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, weights: torch.Tensor, *, weight_decay: float) -> _Moments:
+        assert weights.grad is not None
+        state = {"step": torch.zeros((), device=weights.device)}
+        state |= {name: torch.zeros_like(weights) for name in ("exp_avg", "exp_avg_sq")}
+        return cls(weights, weights.grad, weight_decay, state)
+
+    def step(self, *, rate: float) -> None:
+        # What `AdamW(fused=True)` calls; what it does around that takes longer than the step: .25 ms with it, .1 without.
+        self.state["step"].add_(1)
+        torch._fused_adamw_(
+            [self.weights],
+            [self.gradient],
+            [self.state["exp_avg"]],
+            [self.state["exp_avg_sq"]],
+            [],
+            [self.state["step"]],
+            lr=rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )

@@ -80,6 +80,9 @@ class Teaching:
         )
         self.method: Method = method_of(labels.method)
         self._labels = labels
+        self._sees: Bool = np.isin(
+            np.arange(len(Event)), self.method.sees
+        )  # by code: isin takes longer than all the rest
         as_published = self.method.as_published if labels.normalization == "paper" else None
         self._pairs = self.method.pairs if as_published is None else as_published
         first_look_ms = 0 if self.method.observes_at_click else observation_window_ms
@@ -117,7 +120,7 @@ class Teaching:
             ValueError: the method adjusts what clicks were taught, and the batch does not tell.
         """
         events = batch.events
-        on_click = np.flatnonzero(np.isin(events, self.method.sees))
+        on_click = np.flatnonzero(self._sees[events])
         s, completed = np.full(len(batch), np.nan), np.full(len(batch), np.nan)
         if self.method.adjusts and batch.memory is None and len(on_click):
             raise ValueError(
@@ -183,11 +186,12 @@ class Teaching:
 
     def _told(self, batch: Batch, rho: Float64) -> Told:
         looks = self._looks_ms.astype(np.float64)
-        age, before = looks[batch.looks], np.zeros(len(batch))
-        before[batch.looks > 0] = looks[batch.looks[batch.looks > 0] - 1]
-        real = batch.events == Event.REAL_NEGATIVE
+        age, before = np.full(len(batch), looks[0]), np.zeros(len(batch))
+        again = np.flatnonzero(batch.looks)
+        age[again], before[again] = looks[batch.looks[again]], looks[batch.looks[again] - 1]
+        real = np.flatnonzero(batch.events == Event.REAL_NEGATIVE)
         age[real], before[real] = looks[-1], looks[max(len(looks) - 2, 0)]  # one look alone: it has told all
-        late = batch.events == Event.DELAYED_POSITIVE
+        late = np.flatnonzero(batch.events == Event.DELAYED_POSITIVE)
         before[late] = looks[np.maximum(np.searchsorted(self._looks_ms, batch.delay_ms[late]) - 1, 0)]
         return Told(batch.events, rho, age, batch.delay_ms.astype(np.float64), before)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs,
 from models.delay_models import DelayModel
 from models.esmm import Esmm
 from models.layers.embedded_input import EmbeddedInput, Located
-from models.likelihoods import likelihood_of, logit, sigmoid
-from models.loss import OBJECTIVES, Cost, Objective, ctr_loss, objective_of
+from models.likelihoods import likelihood_of, logit
+from models.loss import OBJECTIVES, Chance, Objective, ctr_loss, objective_of
 from models.optimizers import DenseAdam, schedule
 from models.safeguards import Refusal, Refusals
 from models.schema import Feature, Labels, Network, Optimizer, Safeguards
@@ -67,6 +67,21 @@ class StepReport:
     def pcvr(self) -> Float64:
         """(B,) P(conversion | click), before the step."""
         return self.predictions.pcvr
+
+
+class _Outlook(NamedTuple):
+    """What the network says of B impressions, and what it needs to learn from them.
+
+    Args:
+        logits: (heads, B). click, conversion: the chances that the first two give.
+    """
+
+    located: Located
+    vectors: dict[int, torch.Tensor]
+    logits: Float64
+    click: Chance
+    conversion: Chance
+    predictions: Predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +163,7 @@ class Learner:
         self._objective = objective_of(network.objective, composed_weight=network.composed_weight)
         self._refusals = Refusals(safeguards)
         self._batch_size = batch_size
+        self._device = network.device
         self._steps = 0
 
     @property
@@ -167,7 +183,7 @@ class Learner:
 
     def predict_many(self, inputs: Inputs) -> Predictions:
         """Predictions for B impressions; changes nothing, and an id not seen before has the vector it would start from."""
-        return self._predictions(self._forward(inputs)[2])
+        return self._forward(inputs).predictions
 
     def learn_many(self, batch: Batch, *, at_ms: int) -> StepReport:
         """One step on a batch; none if it is refused or has no rows.
@@ -176,8 +192,8 @@ class Learner:
             batch: rows of any events.
             at_ms: event time of the batch (the largest due time), by which kappa forgets.
         """
-        located, vectors, logits = self._forward(batch.inputs)
-        predictions = self._predictions(logits)
+        outlook = self._forward(batch.inputs)
+        predictions = outlook.predictions
         unclicked, clicked = batch.events == Event.UNCLICKED, batch.events == Event.CLICKED
         lesson, objective = self._teaching.weigh(batch, predictions.pcvr, at_ms=at_ms), self._objective
         if not unclicked.any():
@@ -185,14 +201,14 @@ class Learner:
             # has ended, its late labels have not) the product would run away; clicks alone are what `composed` is right for.
             objective = OBJECTIVES["composed"]
         by_unclicked = lesson.kappa * unclicked if objective.counts_unclicked else np.zeros(len(batch))
-        loss, slopes = self._loss(objective, logits, unclicked, clicked, lesson, by_unclicked)
+        loss, slopes = self._loss(objective, outlook, unclicked, clicked, lesson, by_unclicked)
         told = lesson.positive, lesson.negative + by_unclicked
         report = StepReport(predictions, *told, loss, lesson.kappa, step=None, refusal=None)
         if not len(batch):
             return report
 
         refusal = self._refusals.of_loss(loss * self._batch_size, rows=len(batch)) or self._descend(
-            slopes, located, vectors, predictions.pcvr, clicked=~unclicked
+            slopes, outlook, clicked=~unclicked
         )
         if refusal is not None:
             nothing = np.zeros(len(batch))
@@ -201,11 +217,11 @@ class Learner:
         self._teaching.learned(mass=mass, clicks=int(clicked.sum()), at_ms=at_ms)
         return replace(report, step=self._steps, memory=lesson.memory)
 
-    def _descend(
-        self, slopes: torch.Tensor, located: Located, vectors: dict[int, torch.Tensor], pcvr: Float64, *, clicked: Bool
-    ) -> Refusal | None:
-        """One step down these slopes by the logits; if it is refused, nothing has changed."""
-        gradients = self._input.backward(self._network.backward(slopes), located, vectors)
+    def _descend(self, slopes: Float64, outlook: _Outlook, *, clicked: Bool) -> Refusal | None:
+        """One step down these slopes by the logits, (heads, B); if it is refused, nothing has changed."""
+        slope = torch.from_numpy(slopes / self._batch_size).to(self._device, torch.float32)
+        located, vectors, pcvr = outlook.located, outlook.vectors, outlook.predictions.pcvr
+        gradients = self._input.backward(self._network.backward(slope), located, vectors)
         refusal = self._refusals.of_predictions(pcvr, clicked=clicked) or self._refusals.of_gradients(
             [*gradients.values(), *self._network.parameters.gradients]
         )
@@ -228,16 +244,14 @@ class Learner:
         """
         if self._likelihood is not None:
             raise ValueError("labels.method must be one of pairs: heads with a likelihood of their own take no weights")
-        located, vectors, logits = self._forward(inputs)
-        ctr_logit, cvr_logit = logits.to("cpu", torch.float64).numpy()
+        outlook = self._forward(inputs)
+        ctr_logit, cvr_logit = outlook.logits
         with np.errstate(invalid="ignore", over="ignore"):
             cost = weighted.cost(ctr_logit, cvr_logit)
             most = abs(weighted).cost(ctr_logit, cvr_logit).nats  # losses of either sign must not hide each other
-        slopes = torch.from_numpy(np.stack([cost.by_ctr, cost.by_cvr]) / self._batch_size).to(logits)
+        slopes = np.stack([cost.by_ctr, cost.by_cvr])
         on_clicks = (weighted.clicked > 0) | (weighted.composed != 0).any(axis=0)
-        return self._refusals.of_loss(most, rows=len(inputs)) or self._descend(
-            slopes, located, vectors, self._predictions(logits).pcvr, clicked=on_clicks
-        )
+        return self._refusals.of_loss(most, rows=len(inputs)) or self._descend(slopes, outlook, clicked=on_clicks)
 
     def weigh(self, batch: Batch, *, at_ms: int) -> Lesson:
         """What a batch would teach about conversions; changes nothing."""
@@ -271,38 +285,35 @@ class Learner:
         """Teaches the delay model with clicks whose labels are final; no gradient step."""
         self._teaching.learn_matured(matured, at_ms=at_ms)
 
-    def _forward(self, inputs: Inputs) -> tuple[Located, dict[int, torch.Tensor], torch.Tensor]:
+    def _forward(self, inputs: Inputs) -> _Outlook:
         located = self._input.locate(inputs)
         vectors = self._input.read(located)
-        return located, vectors, self._network.forward(self._input.forward(inputs, located, vectors))
+        said = self._network.forward(self._input.forward(inputs, located, vectors))
+        logits = said.to("cpu", torch.float64).numpy()
+        click, conversion = Chance.of(logits[0]), Chance.of(logits[1])
+        pcvr = conversion.yes if self._likelihood is None else self._likelihood.pcvr(logits[1:])
+        return _Outlook(located, vectors, logits, click, conversion, Predictions(click.yes, pcvr))
 
     def _loss(
         self,
         objective: Objective,
-        logits: torch.Tensor,
+        outlook: _Outlook,
         unclicked: Bool,
         clicked: Bool,
         lesson: Lesson,
         by_unclicked: Float64,
-    ) -> tuple[float, torch.Tensor]:
-        """The loss, and its gradients by the logits: (heads, B) float32."""
-        ctr_logit, *others = logits.to("cpu", torch.float64).numpy()
+    ) -> tuple[float, Float64]:
+        """The loss, divided by the batch size, and its gradients by the logits, not divided: (heads, B)."""
+        click, conversion = outlook.click, outlook.conversion
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused, not warned of
-            clicks = ctr_loss(ctr_logit, unclicked.astype(np.float64), clicked.astype(np.float64))
+            clicks = ctr_loss(click, unclicked.astype(np.float64), clicked.astype(np.float64))
             if self._likelihood is None:
-                conversions: Cost = objective.cost(
-                    ctr_logit, others[0], lesson.positive, lesson.negative, unclicked=by_unclicked
-                )
-                nats, slopes = conversions.nats, np.stack([clicks.by_ctr + conversions.by_ctr, conversions.by_cvr])
+                cost = objective.cost(click, conversion, lesson.positive, lesson.negative, unclicked=by_unclicked)
+                nats, slopes = cost.nats, np.stack([clicks.by_ctr + cost.by_ctr, cost.by_cvr])
             else:
-                nats, by_others = self._likelihood.cost(np.stack(others), lesson.told)
+                nats, by_others = self._likelihood.cost(outlook.logits[1:], lesson.told)
                 slopes = np.concatenate([clicks.by_ctr[None], by_others])
-        return (clicks.nats + nats) / self._batch_size, torch.from_numpy(slopes / self._batch_size).to(logits)
-
-    def _predictions(self, logits: torch.Tensor) -> Predictions:
-        ctr_logit, *others = logits.to("cpu", torch.float64).numpy()
-        pcvr = sigmoid(others[0]) if self._likelihood is None else self._likelihood.pcvr(np.stack(others))
-        return Predictions(sigmoid(ctr_logit), pcvr)
+        return (clicks.nats + nats) / self._batch_size, slopes
 
     @property
     def delays(self) -> DelayModel:

@@ -76,24 +76,23 @@ def collate_aged(aged: Sequence[Example], reader: FeatureReader, edges_ms: tuple
     return Aged(reader.read(features), np.array(edges, np.int64), np.array(in_bin, np.bool_))
 
 
-def collate_matured(examples: Sequence[Example], reader: FeatureReader, observation_window_ms: int) -> Matured:
-    """What the OUTCOMEs among these examples tell the papers' two heads.
+def collate_matured(outcomes: Sequence[Example], reader: FeatureReader, observation_window_ms: int) -> Matured:
+    """What OUTCOMEs tell the papers' two heads.
 
     Args:
-        examples: of a group.
+        outcomes: of a group.
         reader: of the features of these settings.
         observation_window_ms: after the click, when its first label is drawn.
     """
-    is_outcome = np.frombuffer(_kinds(examples), np.uint8) == Kind.OUTCOME
-    outcomes = [examples[place] for place in np.flatnonzero(is_outcome).tolist()]
     observed = [
         example.conversion_ms is not None
         and example.click_ms is not None
         and example.conversion_ms - example.click_ms <= observation_window_ms
         for example in outcomes
     ]
-    converted = np.fromiter(map(_converted, outcomes), np.bool_, len(outcomes))
-    return Matured(reader.read(list(map(_features, outcomes))), np.array(observed, np.bool_), converted)
+    converted = np.array([example.converted for example in outcomes], np.bool_)
+    features = [example.impression.features for example in outcomes]
+    return Matured(reader.read(features), np.array(observed, np.bool_), converted)
 
 
 class Batcher:

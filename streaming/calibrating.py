@@ -50,8 +50,8 @@ class Calibrating:
         at_ms = int(group.due_ms[-1])
         clicked = [
             (row, example, own.pcvr)
-            for row, example in rows.of_kind(Kind.CLICKED)
-            if (own := scoreboard.held(example.impression.impression_id)) is not None
+            for row, example in zip(rows.places.tolist(), rows.others, strict=True)
+            if example.kind == Kind.CLICKED and (own := scoreboard.held(example.impression.impression_id)) is not None
         ]
         if clicked:
             places = np.array([row for row, _, _ in clicked], np.int64)
@@ -61,7 +61,7 @@ class Calibrating:
                 self._delays.completed_at_edges(rows_of(batch.inputs, places)),
                 curve=self._delays.curve.completed_at_edges(),
             )
-        self._early.on_aged([example for _, example in group.of_kind(Kind.AGED)])
+        self._early.on_aged(group.of_kind(Kind.AGED))
         if self._recalibrator is not None:
             looks_ms = self._looks_ms
             is_known = looks_ms is not None and not bool(self._delays.rests_on_prior(looks_ms))
@@ -72,7 +72,7 @@ class Calibrating:
                 completed=(lambda inputs: 1 - self._delays.survival_at(inputs, looks_ms or 0)) if is_known else None,
                 at_ms=at_ms,
             )
-            outcomes = [example for _, example in group.of_kind(Kind.OUTCOME)]
+            outcomes = group.of_kind(Kind.OUTCOME)
             self._recalibrator.on_outcomes(outcomes, observation_window_ms=looks_ms or 0, at_ms=at_ms)
 
     def advance(self, watermark_ms: int) -> None:

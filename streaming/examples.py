@@ -233,10 +233,6 @@ class Examples(Sequence[Example]):
             self.p,
         )
 
-    def of_kind(self, *kinds: Kind) -> list[tuple[int, Example]]:
-        """(place, example) of those of some kinds; UNCLICKED cannot be asked for."""
-        return [
-            (place, example)
-            for place, example in zip(self.places.tolist(), self.others, strict=True)
-            if example.kind in kinds
-        ]
+    def of_kind(self, kind: Kind) -> list[Example]:
+        """Those of one kind; UNCLICKED cannot be asked for."""
+        return [example for example in self.others if example.kind == kind]

@@ -158,11 +158,11 @@ class Pipeline:
             elif self._clicks is not None:
                 self._clicks.settle(rows)  # refused: what it was to settle, nothing settles later
             if report.refusal is None:
-                own = [example for _, example in group.of_kind(Kind.AGED)]
-                aged = collate_aged(own, self._reader, self._policy.edges_ms)
+                aged = collate_aged(group.of_kind(Kind.AGED), self._reader, self._policy.edges_ms)
                 self._learner.learn_delays(aged, at_ms=at_ms)
                 if (window_ms := self._learner.heads_window_ms) is not None:
-                    self._learner.learn_matured(collate_matured(group, self._reader, window_ms), at_ms=at_ms)
+                    matured = collate_matured(group.of_kind(Kind.OUTCOME), self._reader, window_ms)
+                    self._learner.learn_matured(matured, at_ms=at_ms)
             else:
                 self._refuse_batch(group, report.refusal)
 

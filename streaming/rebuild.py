@@ -200,7 +200,7 @@ class Rebuilding:
             self._reader.read([shown.features for shown in group.impressions]),
             Weighted(clicked, unclicked, product=objective.product * told, composed=objective.composed * pairs),
         )
-        outcomes = [example.converted for _, example in group.of_kind(Kind.MATURED)]
+        outcomes = [example.converted for example in group.of_kind(Kind.MATURED)]
         self._learner.observe_outcomes(len(outcomes), sum(outcomes))
         if refusal is None:
             mass = float(pairs.sum()) if objective.counts_unclicked else 0.0

@@ -246,11 +246,11 @@ def test_final_labels_tell_whether_a_click_converted_within_the_observation_wind
                 conversion_ms=None if delay is None else click_ms + delay)
         for place, (delay, converted) in enumerate(told)
     ]  # fmt: skip
-    matured = collate_matured([example(1), *outcomes], FeatureReader(READER_FEATURES), 20)
+    matured = collate_matured(outcomes, FeatureReader(READER_FEATURES), 20)
     assert matured.observed.tolist() == [False, True, True, False, False]
     assert matured.converted.tolist() == [False, True, True, True, True]
     assert matured.inputs.numbers[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert len(collate_matured([example(1)], FeatureReader(READER_FEATURES), 20)) == 0
+    assert len(collate_matured([], FeatureReader(READER_FEATURES), 20)) == 0
 
 
 MAYBE_MS = st.none() | st.integers(0, 2**40)

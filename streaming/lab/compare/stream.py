@@ -94,7 +94,7 @@ class Stream:
 def _group(examples: Examples) -> Group:
     return Group(
         rows=examples.where(is_row(examples)),
-        aged=[example for _, example in examples.of_kind(Kind.AGED)],
-        outcomes=[example for _, example in examples.of_kind(Kind.OUTCOME)],
+        aged=examples.of_kind(Kind.AGED),
+        outcomes=examples.of_kind(Kind.OUTCOME),
         at_ms=int(examples.due_ms[-1]),
     )
