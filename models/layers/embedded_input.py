@@ -195,7 +195,8 @@ def _sums(terms: torch.Tensor, inverse: torch.Tensor, rows: int) -> torch.Tensor
     """The sum of the terms of each row, always added in the same order: (n, D) -> (rows, D)."""
     if terms.device.type != "cpu":
         # There scatter_add_ adds atomically, in any order; the backward of an embedding sorts.
-        return torch.ops.aten.embedding_dense_backward(terms, inverse, rows, -1, False)
+        summed: torch.Tensor = torch.ops.aten.embedding_dense_backward(terms, inverse, rows, -1, False)
+        return summed
     # The terms of a row are a bag: .5 ms for 41k terms of width 16, where scatter_add_ and index_add_ take 1.6 ms (one core).
     row = inverse.numpy()
     starts = np.zeros(rows + 1, np.int64)
