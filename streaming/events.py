@@ -21,8 +21,10 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BRACE = ord("{")
-_CHUNK = 128  # lines that are looked at one by one if any of them cannot be read
+_CHUNK = 256
+"""Lines that are looked at one after the other in every way before the next: they stay in the processor's cache."""
+_is_object = bytearray(b"{").__le__
+"""Whether JSON text is an object: no other value's first byte is as large as a brace. A comparison copies nothing."""
 _REFUSED = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 """What decoding a line may raise: no line, however broken or deep, is more than a `Malformed`."""
 
@@ -121,31 +123,56 @@ class EventDecoder:
 
     def decode(self, lines: list[bytes]) -> list[Event | Malformed]:
         """One event, or the reason why it is none, for each line."""
-        decode = self._decode
-        events: list[Event | Malformed] = []
-        for start in range(0, len(lines), _CHUNK):
-            chunk = lines[start : start + _CHUNK]
-            try:
-                events += [decode(line) for line in chunk]
-            except _REFUSED:
-                events += [self._decode_one(line) for line in chunk]
-        # msgspec skips over raw features without looking inside their strings, and accepts any JSON there.
-        if not all(map(bytes.isascii, lines)):
-            for index, line in enumerate(lines):
-                if not line.isascii() and not isinstance(events[index], Malformed):
-                    events[index] = _utf8_or_malformed(line, events[index])
-        if self._kind == RecordKind.IMPRESSION:
-            for index, event in enumerate(events):
-                if type(event) is Impression and bytes(event.features)[0] != _BRACE:  # 0.1 us a record
-                    reason = f"{self._fields.features} must be a JSON object"
-                    events[index] = Malformed(reason, event.impression_id, event.event_time_ms)
-        return events
+        events, malformed = self.decode_apart(lines)
+        found: list[Event | Malformed] = [*events]
+        for index, why in malformed:
+            found.insert(index, why)
+        return found
 
-    def _decode_one(self, line: bytes) -> Event | Malformed:
+    def decode_apart(self, lines: list[bytes]) -> tuple[list[Event], list[tuple[int, Malformed]]]:
+        """The events; and apart from them the lines that are none, each with its position among all lines."""
+        events: list[Event] = []
+        malformed: list[tuple[int, Malformed]] = []
+        for start in range(0, len(lines), _CHUNK):
+            good, bad = self._decode_chunk(lines[start : start + _CHUNK])
+            events += good
+            malformed += [(start + index, why) for index, why in bad]
+        return events, malformed
+
+    def _decode_chunk(self, lines: list[bytes]) -> tuple[list[Event], list[tuple[int, Malformed]]]:
+        decode, unread = self._decode, iter(lines)
+        events: list[Event] = []
+        malformed: list[tuple[int, Malformed]] = []
+        while len(events) + len(malformed) < len(lines):
+            try:
+                events.extend(map(decode, unread))  # those before a line that raises stay
+            except _REFUSED as error:
+                index = len(events) + len(malformed)
+                malformed.append((index, self._refuse(lines[index], str(error))))
+        is_text = all(map(bytes.isascii, lines)) or _is_utf8(b"\n".join(lines))
+        if is_text and (self._kind != RecordKind.IMPRESSION or _are_objects(events)):
+            return events, malformed
+        refused, decoded, kept = dict(malformed), iter(events), []
+        for index, line in enumerate(lines):
+            if index in refused:
+                continue
+            event = next(decoded)
+            reason = self._fault(line, event)
+            if reason is None:
+                kept.append(event)
+            else:
+                refused[index] = Malformed(reason, event.impression_id, event.event_time_ms)
+        return kept, sorted(refused.items())
+
+    def _fault(self, line: bytes, event: Event) -> str | None:
+        """What msgspec lets pass: it skips over raw features without looking inside their strings, and accepts any JSON there."""
         try:
-            return self._decode(line)
-        except _REFUSED as error:
-            return self._refuse(line, str(error))
+            line.decode()
+        except UnicodeDecodeError as error:
+            return f"not UTF-8: {error.reason} at byte {error.start}"
+        if type(event) is Impression and not _is_object(event.features):
+            return f"{self._fields.features} must be a JSON object"
+        return None
 
     def _refuse(self, line: bytes, reason: str) -> Malformed:
         try:
@@ -182,13 +209,17 @@ def _looks_like(fields: Fields, stem: str, value: object, unit: str, code: str) 
     )
 
 
-def _utf8_or_malformed(line: bytes, event: Event | Malformed) -> Event | Malformed:
+def _is_utf8(text: bytes) -> bool:
     try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        assert not isinstance(event, Malformed)
-        return Malformed(f"not UTF-8: {error.reason} at byte {error.start}", event.impression_id, event.event_time_ms)
-    return event
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _are_objects(events: list[Event]) -> bool:
+    """Whether the features of all these impressions are; .1 us each."""
+    return all(map(_is_object, [event.features for event in events]))  # type: ignore[union-attr]
 
 
 def _at(record: Any, path: str) -> Any:

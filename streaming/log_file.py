@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import compress
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ FUTURE_LOOKAHEAD = 16
 Where fewer follow, the whole file must, and by the stream's lead more; the very last record is held against the whole log."""
 
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+Item = TypeVar("Item")
 NEVER = np.iinfo(np.int64).min
 ALWAYS = np.iinfo(np.int64).max
 
@@ -86,13 +89,15 @@ class LogFile:
         self.place = place
         self._read = place  # where the next block starts
         self._decoder, self._blocks = decoder, blocks
+        # Records in hand, as columns; future or not, and so their keys, is decided for the first len(_keys).
         self._times = np.empty(0, np.int64)
         self._events: list[Event] = []
         self._lines: list[bytes] = []
         self._numbers = np.empty(0, np.int64)
         self._ends = np.empty(0, np.int64)  # bytes of the file up to and including each record
+        self._is_future = np.empty(0, np.bool_)
+        self._keys = np.empty(0, np.int64)
         self._malformed: list[tuple[int, bytes, Malformed]] = []
-        self._is_future = np.empty(0, np.bool_)  # decided for the first len(_is_future) records
 
     def fill(self, future_skew_ms: int, lead_ms: int) -> None:
         """Decodes one more block and decides which of the records in hand are future ones.
@@ -106,53 +111,49 @@ class LogFile:
             self.is_exhausted = True
         else:
             self._append(block)
-        times, decided = self._times, len(self._is_future)
-        known = len(times) - FUTURE_LOOKAHEAD
+        decided, known = len(self._keys), len(self._times) - FUTURE_LOOKAHEAD
         if known > decided:
-            following = np.lib.stride_tricks.sliding_window_view(times[decided + 1 :], FUTURE_LOOKAHEAD).max(axis=1)
-            is_future = times[decided:known] > following[: known - decided] + future_skew_ms
-            self._is_future = np.concatenate([self._is_future, is_future])
+            self._decide(_is_ahead(self._times[decided:], future_skew_ms))
         if self.is_exhausted:
             self._decide_end(future_skew_ms + lead_ms)
 
     def _decide_end(self, ahead_ms: int) -> None:
         """Decides the records that fewer than 16 follow, by the rest of the file; the very last one is left to `decide_tail`."""
         times = self._times
-        largest_ms = self.largest_ms
-        for index in range(len(self._is_future), len(times) - 1):
-            others_ms = max(largest_ms, int(times[index + 1 :].max()))
-            is_future = int(times[index]) > others_ms + ahead_ms
-            self._is_future = np.append(self._is_future, is_future)
-            largest_ms = largest_ms if is_future else max(largest_ms, int(times[index]))
+        for index in range(len(self._keys), len(times) - 1):
+            others_ms = max(self.largest_ms, int(times[index + 1 :].max()))
+            self._decide(times[index : index + 1] > others_ms + ahead_ms)
+
+    def _decide(self, is_future: Bool) -> None:
+        """Says which of the next undecided records are future ones."""
+        times = self._times[len(self._keys) :][: len(is_future)]
+        keys = np.maximum.accumulate(np.where(is_future, NEVER, times))
+        self._keys = np.concatenate([self._keys, np.maximum(keys, self.largest_ms)])
+        self._is_future = np.concatenate([self._is_future, is_future])
 
     def _append(self, block: Lines) -> None:
-        lengths = np.fromiter(map(len, block.lines), np.int64, len(block.lines))
+        lines = block.lines.copy()
+        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
         ends = block.start + np.cumsum(lengths + 1)
-        numbers = np.arange(block.first_line, block.first_line + len(block.lines))
-        lines = block.lines
+        numbers = np.arange(block.first_line, block.first_line + len(lines))
         if lines:
             self._read = Place(int(numbers[-1]) + 1, int(ends[-1]))
         if not lengths.all():
-            kept = np.flatnonzero(lengths)
-            lines, ends, numbers = [lines[i] for i in kept], ends[kept], numbers[kept]
-        events = self._decoder.decode(lines)
-        bad = [index for index, event in enumerate(events) if type(event) is Malformed]
-        if bad:
+            kept = lengths > 0
+            lines, ends, numbers = list(filter(None, lines)), ends[kept], numbers[kept]
+        events, malformed = self._decoder.decode_apart(lines)
+        if malformed:
+            bad = [index for index, _ in malformed]
             self._malformed += [
-                (int(numbers[i]), lines[i], events[i])  # type: ignore[misc]
-                for i in bad
-                if not lines[i].isspace()
+                (int(numbers[index]), lines[index], why) for index, why in malformed if not lines[index].isspace()
             ]
-            good = np.delete(np.arange(len(events)), bad)
-            lines, events, ends, numbers = (
-                [lines[i] for i in good],
-                [events[i] for i in good],
-                ends[good],
-                numbers[good],
-            )
-        self._events += events  # type: ignore[arg-type]
-        self._lines += lines
-        times = np.fromiter((event.event_time_ms for event in events), np.int64, len(events))
+            for index in reversed(bad):
+                del lines[index]
+            ends, numbers = np.delete(ends, bad), np.delete(numbers, bad)
+        times = np.fromiter([event.event_time_ms for event in events], np.int64, len(events))
+        # A handful is left of the block before: it goes in front, so that the new block is not copied.
+        events[:0], lines[:0] = self._events, self._lines
+        self._events, self._lines = events, lines
         self._times = np.concatenate([self._times, times])
         self._numbers = np.concatenate([self._numbers, numbers])
         self._ends = np.concatenate([self._ends, ends])
@@ -160,62 +161,47 @@ class LogFile:
     @property
     def tail_ms(self) -> int | None:
         """Event time of the file's last record while it waits to be decided; None if there is no such record."""
-        return int(self._times[-1]) if self.is_exhausted and len(self._times) == len(self._is_future) + 1 else None
+        return int(self._times[-1]) if self.is_exhausted and len(self._times) == len(self._keys) + 1 else None
 
     def decide_tail(self, is_future: bool) -> None:
         """Says whether the file's last record is a future one."""
-        self._is_future = np.append(self._is_future, is_future)
+        self._decide(np.array([is_future]))
 
     @property
     def largest_ms(self) -> int:
         """The largest event time known of it that is not a future one's, its undecided last record left out."""
-        decided = len(self._is_future)
-        times = self._times[:decided][~self._is_future]
-        return max(int(times.max(initial=NEVER)), self.place.key_ms)
-
-    def keys(self) -> Int64:
-        """(n,) running maxima of the decided records; a future one takes that of the record before it."""
-        times = np.where(self._is_future, NEVER, self._times[: len(self._is_future)])
-        return np.maximum(np.maximum.accumulate(times), self.place.key_ms) if len(times) else times
+        return int(self._keys[-1]) if len(self._keys) else self.place.key_ms
 
     @property
     def bound_ms(self) -> int:
         """No record still to be read or decided has a smaller key than this."""
-        if self.is_exhausted:
-            return ALWAYS
-        keys = self.keys()
-        return int(keys[-1]) if len(keys) else self.place.key_ms
+        return ALWAYS if self.is_exhausted else self.largest_ms
 
     def take(self, bound_ms: int, out_of_orderness_ms: int) -> tuple[Taken, list[tuple[int, Refused]]]:
         """Hands on what has a smaller key than the bound, and, each with its key, what was refused up to the next record."""
-        keys = self.keys()
-        count = len(keys) if bound_ms == ALWAYS else int(np.searchsorted(keys, bound_ms, "left"))
-        keys, future = keys[:count], self._is_future[:count]
-        times, numbers = self._times[:count], self._numbers[:count]
-        events, lines = self._events[:count], self._lines[:count]
-        refused = [
-            (
-                int(keys[index]),
-                self._refuse_future(
-                    events[index], lines[index], int(numbers[index]), int(keys[index]) - out_of_orderness_ms
-                ),
-            )
-            for index in np.flatnonzero(future)
-        ]
-        if count < len(self._times):
-            next_line, next_start = int(self._numbers[count]), int(self._ends[count]) - len(self._lines[count]) - 1
+        count = len(self._keys) if bound_ms == ALWAYS else int(np.searchsorted(self._keys, bound_ms, "left"))
+        times, keys, numbers = self._times[:count], self._keys[:count], self._numbers[:count]
+        future, self._is_future = self._is_future[:count], self._is_future[count:]
+        self._times, self._keys = self._times[count:], self._keys[count:]
+        self._numbers, self._ends = self._numbers[count:], self._ends[count:]
+        events, self._events = _cut(self._events, count)
+        lines, self._lines = _cut(self._lines, count)
+        if self._lines:
+            next_line, next_start = int(self._numbers[0]), int(self._ends[0]) - len(self._lines[0]) - 1
         else:
             next_line, next_start = self._read.line, self._read.start
-        refused += self._refuse_malformed(next_line, numbers, keys)
-        refused.sort(key=lambda item: (item[0], int(item[1].at.rpartition(":")[2])))
-        self.place = Place(next_line, next_start, int(keys[-1]) if count else self.place.key_ms)
-        del self._events[:count], self._lines[:count]
-        self._times, self._numbers, self._ends = self._times[count:], self._numbers[count:], self._ends[count:]
-        self._is_future = self._is_future[count:]
+        refused = self._refuse_malformed(next_line, numbers, keys)
+        key_ms = int(keys[-1]) if count else self.place.key_ms
         if future.any():
-            kept = np.flatnonzero(~future)
+            for index in np.flatnonzero(future).tolist():
+                met_ms = int(keys[index]) - out_of_orderness_ms
+                record = self._refuse_future(events[index], lines[index], int(numbers[index]), met_ms)
+                refused.append((int(keys[index]), record))
+            refused.sort(key=lambda item: (item[0], int(item[1].at.rpartition(":")[2])))
+            kept = ~future
             times, keys, numbers = times[kept], keys[kept], numbers[kept]
-            events, lines = [events[i] for i in kept], [lines[i] for i in kept]
+            events, lines = list(compress(events, kept)), list(compress(lines, kept))
+        self.place = Place(next_line, next_start, key_ms)
         return Taken(times, keys, numbers, events, lines), refused
 
     def _refuse_malformed(self, next_line: int, numbers: Int64, keys: Int64) -> list[tuple[int, Refused]]:
@@ -235,3 +221,25 @@ class LogFile:
         met_ms = watermark_ms if watermark_ms > 0 else None  # nothing came before it
         at = f"{self.name}:{number}"
         return Refused(self.kind, at, line, reason, True, event.impression_id, event.event_time_ms, met_ms)
+
+
+def _is_ahead(times: Int64, skew_ms: int) -> Bool:
+    """(n - 16,) whether each is more than `skew_ms` ahead of each of the 16 that follow it."""
+    checked = len(times) - FUTURE_LOOKAHEAD
+    is_ahead: Bool = times[:checked] > times[1 : checked + 1] + skew_ms
+    if is_ahead.any():  # of the next one; nearly none is, and only those are held against the others
+        ahead = np.flatnonzero(is_ahead)
+        following = times[ahead[:, None] + np.arange(1, FUTURE_LOOKAHEAD + 1)]  # (ahead, 16)
+        is_ahead[ahead] = times[ahead] > following.max(axis=1) + skew_ms
+    return is_ahead
+
+
+def _cut(items: list[Item], count: int) -> tuple[list[Item], list[Item]]:
+    """The first `count` items and the rest. The list becomes the longer of the two, so that few are copied."""
+    if 2 * count > len(items):
+        rest = items[count:]
+        del items[count:]
+        return items, rest
+    first = items[:count]
+    del items[:count]
+    return first, items

@@ -6,9 +6,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streaming.arrivals import Arrivals
+from streaming.arrivals import Arrivals, picker
 from streaming.events import Click, Conversion, Event, Impression, PackedEvent, RecordKind, pack, unpack
-from streaming.log_file import Int64
 
 Bool = npt.NDArray[np.bool_]
 
@@ -65,18 +64,21 @@ class Pending:
     """
 
     def __init__(self) -> None:
-        self._order = np.empty(0, np.int64)
+        # In order of arrival, taken ones too until they are cleared away.
+        self._arrived: list[Event] = []
+        self._lines: list[bytes] = []
         self._watermarks = np.empty(0, np.int64)
         self._files = np.empty(0, np.int64)
         self._numbers = np.empty(0, np.int64)
         self._names: tuple[str, ...] = ()
+        # By when they take effect: the numbers, and where in order of arrival each stands.
+        self._order = np.empty(0, np.int64)
+        self._index = np.empty(0, np.int64)
         self.events: list[Event] = []
-        self._lines: list[bytes] = []
-        self._taken = 0
-        self._is_sorted = True
+        """At the positions that `take` gave since the last `add`."""
 
     def __len__(self) -> int:
-        return len(self.events) - self._taken
+        return len(self._order) - len(self.events)
 
     def add(self, arrivals: Arrivals) -> None:
         """Takes in records that have arrived after those already here."""
@@ -85,29 +87,29 @@ class Pending:
         now = np.where(late, arrivals.watermarks, arrivals.times)
         order = np.where(late, now * 8, now * 8 + 4 + arrivals.kinds)
         files = arrivals.files
-        if self.events and self._names[-len(arrivals.names) :] != arrivals.names:
+        if self._arrived and self._names[-len(arrivals.names) :] != arrivals.names:
             self._names += arrivals.names
-        elif not self.events:
+        elif not self._arrived:
             self._names = arrivals.names
         files = files + (len(self._names) - len(arrivals.names))
-        self._order = np.concatenate([self._order, order])
+        index = np.arange(len(self._arrived), len(self._arrived) + len(order))
+        self._arrived += arrivals.events
+        self._lines += arrivals.lines
         self._watermarks = np.concatenate([self._watermarks, arrivals.watermarks])
         self._files = np.concatenate([self._files, files])
         self._numbers = np.concatenate([self._numbers, arrivals.numbers])
-        self.events += arrivals.events
-        self._lines += arrivals.lines
-        self._is_sorted = False
+        order, index = np.concatenate([self._order, order]), np.concatenate([self._index, index])
+        sort = np.argsort(order, kind="stable")  # what was here is sorted, and the rest nearly: that costs little
+        self._order, self._index = order[sort], index[sort]
 
     @property
     def next_ms(self) -> int | None:
         """When the next record takes effect; None if there is none."""
-        self._sort()
-        return int(self._order[self._taken]) // 8 if len(self) else None
+        return int(self._order[len(self.events)]) // 8 if len(self) else None
 
     def is_ready(self, watermark_ms: int) -> bool:
         """Whether `take` would give any."""
-        self._sort()
-        return len(self) > 0 and bool(self._order[self._taken] < watermark_ms * 8 + 4)
+        return len(self) > 0 and bool(self._order[len(self.events)] < watermark_ms * 8 + 4)
 
     def take(self, watermark_ms: int, *, is_halt: bool = False) -> tuple[range, list[int]]:
         """The positions of the records that take effect once the watermark is here, and when each does.
@@ -115,10 +117,11 @@ class Pending:
         Those on time take effect when the watermark is strictly beyond their event time, late ones at the watermark they met,
         or, if this `is_halt`, when it is strictly beyond that.
         """
-        self._sort()
+        start = len(self.events)
         end = int(np.searchsorted(self._order, watermark_ms * 8 + (0 if is_halt else 4), "left"))
-        taken = range(self._taken, max(end, self._taken))
-        self._taken = taken.stop
+        taken = range(start, max(end, start))
+        self._settle_ties(taken)
+        self.events += picker(self._index[taken.start : taken.stop])(self._arrived)
         return taken, (self._order[taken.start : taken.stop] // 8).tolist()
 
     def shown_on_time(self, positions: range) -> Bool:
@@ -127,13 +130,14 @@ class Pending:
 
     def record(self, position: int) -> Record:
         """The record at a position that `take` gave, until the next `add`."""
-        number = int(self._numbers[position])
-        name = self._names[self._files[position]]
+        place = int(self._index[position])
+        number = int(self._numbers[place])
+        name = self._names[self._files[place]]
         return Record(
-            event=self.events[position],
-            line=self._lines[position],
+            event=self._arrived[place],
+            line=self._lines[place],
             at=name if number < 0 else f"{name}:{number}",
-            watermark_ms=int(self._watermarks[position]),
+            watermark_ms=int(self._watermarks[place]),
             is_late=self.is_late(position),
         )
 
@@ -142,43 +146,36 @@ class Pending:
         return bool(self._order[position] & 4 == 0)
 
     def _clear_taken(self) -> None:
-        if self._taken:
-            start = self._taken
-            self._order, self._watermarks = self._order[start:], self._watermarks[start:]
-            self._files, self._numbers = self._files[start:], self._numbers[start:]
-            del self.events[:start], self._lines[:start]
-            self._taken = 0
-
-    def _sort(self) -> None:
-        if self._is_sorted:
+        start = len(self.events)
+        if not start:
             return
-        index = np.argsort(self._order, kind="stable")
-        order = self._order[index]
-        index = self._settle_ties(order, index)
-        self._order = order
-        self._watermarks, self._files = self._watermarks[index], self._files[index]
-        self._numbers = self._numbers[index]
-        positions = index.tolist()
-        self.events = [self.events[i] for i in positions]
-        self._lines = [self._lines[i] for i in positions]
-        self._is_sorted = True
+        self._order, index, self.events = self._order[start:], self._index[start:], []
+        if 2 * len(index) > len(self._arrived):  # where many wait, they are not copied for every few that go
+            self._index = index
+            return
+        kept = np.sort(index)
+        self._index = np.searchsorted(kept, index)
+        pick = picker(kept)
+        self._arrived, self._lines = pick(self._arrived), pick(self._lines)
+        self._watermarks, self._files = self._watermarks[kept], self._files[kept]
+        self._numbers = self._numbers[kept]
 
-    def _settle_ties(self, order: Int64, index: Int64) -> Int64:
+    def _settle_ties(self, positions: range) -> None:
         """Sorts records on time with equal time and kind by (id, bytes)."""
+        order, index = self._order[positions.start : positions.stop], self._index[positions.start : positions.stop]
         equal = np.flatnonzero((order[1:] == order[:-1]) & (order[1:] & 4 != 0))
         if not len(equal):
-            return index
-        events, lines = self.events, self._lines
+            return
+        events, lines = self._arrived, self._lines
         for run in np.split(equal, np.flatnonzero(np.diff(equal) > 1) + 1):
             tied = slice(int(run[0]), int(run[-1]) + 2)
             index[tied] = sorted(index[tied].tolist(), key=lambda i: (events[i].impression_id, lines[i]))
-        return index
 
     def snapshot(self) -> list[PackedRecord]:
         """The waiting records, as a value."""
-        self._clear_taken()
-        self._sort()
-        return [pack_record(self.record(position)) for position in range(len(self.events))]
+        waiting = range(len(self.events), len(self._order))
+        self._settle_ties(waiting)
+        return [pack_record(self.record(position)) for position in waiting]
 
     def restore(self, snapshot: list[PackedRecord]) -> None:
         """Takes in the records of a snapshot, while empty."""

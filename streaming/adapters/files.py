@@ -151,15 +151,17 @@ def _split(chunks: Iterator[bytes], place: Place) -> Iterator[Lines]:
     number, start = place.line, place.start
     rest: list[bytes] = []  # of a line that has no end yet; joined once, however many chunks it runs over
     for chunk in chunks:
-        head, end, tail = chunk.rpartition(b"\n")
-        if not end:
+        lines = chunk.split(b"\n")  # as it is: a copy with the rest before it would cost as much as all else here
+        tail = lines.pop()
+        if not lines:
             rest.append(tail)
             continue
-        lines = b"".join([*rest, head]).split(b"\n")
+        size = sum(map(len, rest)) + len(chunk) - len(tail)
+        lines[0] = b"".join([*rest, lines[0]])
         rest = [tail]
         yield Lines(number, lines, start)
         number += len(lines)
-        start += sum(map(len, lines)) + len(lines)
+        start += size
     if last := b"".join(rest):
         yield Lines(number, [last], start)
 

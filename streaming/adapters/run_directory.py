@@ -12,7 +12,11 @@ from typing import BinaryIO
 import zstandard
 
 _LEVEL = 1
-"""zstandard level: the fastest of the plain ones, since lines are written in the loop that learns."""
+"""zstandard level: the fastest of the plain ones; those below it save a fifth of the time and write a half more."""
+
+_THREADS = 1
+"""zstandard's own, beside the loop that learns: that hands a line over in .1 us, where packing it would take .5 to .7.
+The bytes are the same in whatever portions and however fast they come, and whole once a frame is ended. 6 MB a frame."""
 
 
 class RunDirectoryError(Exception):
@@ -36,7 +40,7 @@ class OutputFile:
                 self._file = self.path.open("ab")
             if self._is_compressed:
                 if self._frame is None:
-                    self._frame = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+                    self._frame = zstandard.ZstdCompressor(level=_LEVEL, threads=_THREADS).compressobj()
                 data = self._frame.compress(data)
             self._file.write(data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,22 @@ def test_what_was_synced_is_on_disk_and_readable(tmp_path: Path, name: str) -> N
     assert run.sync()[name] > lengths[name] == len((run.path / name).read_bytes()[: lengths[name]])
     assert content(run.path / name) == b"one\ntwo\n"
     run.close()
+
+
+def test_packed_files_hold_the_same_bytes_in_whatever_portions_they_were_appended(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    lines = [b"%d %s\n" % (number, rng.randbytes(40).hex().encode()) for number in range(60_000)]  # 5 MB
+    found = []
+    for portion in (7, 2_048, len(lines)):
+        run = RunDirectory(tmp_path / str(portion), NAMES)
+        for half in (lines[:45_000], lines[45_000:]):
+            for start in range(0, len(half), portion):
+                run.append("examples.jsonl.zst", b"".join(half[start : start + portion]))
+            lengths = run.sync()
+        run.close()
+        found.append((lengths, (run.path / "examples.jsonl.zst").read_bytes()))
+        assert content(run.path / "examples.jsonl.zst") == b"".join(lines)
+    assert found[0] == found[1] == found[2]
 
 
 def test_an_output_that_nothing_was_written_to_has_no_length_and_no_file(tmp_path: Path) -> None:
@@ -155,6 +173,28 @@ def test_a_full_disk_is_told_with_the_file_and_spares_the_others(tmp_path: Path)
         with pytest.raises(RunDirectoryError, match=why):
             run.append("late.jsonl", b"x" * 100_000)
         run.close()
+    assert content(run.path / "examples.jsonl.zst") == b"kept\n"
+
+
+def test_a_disk_too_full_for_packed_lines_is_told_when_they_are_synced_at_the_latest(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    run.append("examples.jsonl.zst", b"kept\n")
+    lengths = run.sync()
+    rng = random.Random(3)
+
+    def write_on() -> None:
+        for _ in range(100):
+            run.append("examples.jsonl.zst", rng.randbytes(10_000))
+        run.sync()
+
+    with full_disk(50_000):
+        with pytest.raises(RunDirectoryError, match=r"examples\.jsonl\.zst cannot be written \(File too large\): free"):
+            write_on()
+        with suppress(RunDirectoryError):  # it may have more to write
+            run.close()
+    again = run_of(tmp_path)
+    again.cut_back(lengths)
+    again.close()
     assert content(run.path / "examples.jsonl.zst") == b"kept\n"
 
 

@@ -60,6 +60,14 @@ def literal(times: dict[str, list[int]]) -> list[tuple[str, int]]:
     return met
 
 
+def ahead_of_what_follows(times: list[int], skew: int) -> list[int]:
+    """The lines, from 1, of the records that are more than the skew ahead of each of the next 16; all have so many."""
+    return [
+        line for line, at in enumerate(times, 1)
+        if len(following := times[line : line + 16]) == 16 and at > max(following) + skew
+    ]  # fmt: skip
+
+
 file_times = st.lists(st.integers(0, 60), max_size=30)
 logs = st.fixed_dictionaries(
     {},
@@ -118,6 +126,14 @@ def test_a_record_ahead_of_its_next_sixteen_by_just_the_skew_is_not_from_the_fut
     assert refused == []  # the largest of the next 16 is 19
     ahead["impressions"][0] = 120
     assert read(ListLog(log_of(ahead), FUTURE))[2] == ["impressions:1"]
+
+
+@hypothesis_settings(deadline=None, max_examples=200)
+@given(st.lists(st.sampled_from([0, 1, 20, 119, 120, 121, 140, 300]), max_size=60), st.integers(1, 70))
+def test_a_record_is_from_the_future_as_the_rule_says(jumps: list[int], block: int) -> None:
+    ahead = [*(at + jump for at, jump in enumerate(jumps)), *[len(jumps)] * 17]
+    refused = read(ListLog(log_of({"impressions": ahead}), FUTURE, block=block))[2]
+    assert refused == [f"impressions:{line}" for line in ahead_of_what_follows(ahead, 100)]
 
 
 def test_the_last_record_on_time_is_not_from_the_future_because_late_ones_follow_it() -> None:

@@ -136,6 +136,7 @@ def test_time_units(unit: str, written: str, expected_ms: int) -> None:
 ENVELOPE = b'"impression_id":"i","event_time_ms":1767571200000'
 REFUSED: list[tuple[RecordKind, bytes, str, str | None, int | None]] = [
     (CLICK, b"garbage", "not JSON", None, None),
+    (CLICK, b"", "not JSON", None, None),
     (CLICK, b'{"impression_id":"i"', "not JSON", None, None),
     (CLICK, b"{" + ENVELOPE + b"} {", "not JSON", None, None),
     (CLICK, b" \t ", "not JSON", None, None),
@@ -261,6 +262,32 @@ def test_a_block_is_decoded_as_its_lines_one_by_one(block: list[bytes], kind: Re
     assert [values_of(event) for event in decoder.decode(block)] == [
         values_of(decoder.decode([line])[0]) for line in block
     ]
+
+
+@pytest.mark.parametrize("kind", RecordKind)
+def test_a_large_block_is_decoded_as_its_lines_one_by_one(kind: RecordKind) -> None:
+    good = [
+        msgspec.json.encode({"impression_id": f"i{n}", "event_time_ms": T0 + n, "features": {"a": n}})
+        for n in range(50)
+    ]
+    block = good * 8
+    for number, (_, line, *_) in enumerate(REFUSED):
+        block.insert(number * 13, line)
+    block[250:250] = [line for _, line, *_ in REFUSED]
+    decoder = EventDecoder(kind, Fields())
+    assert [values_of(event) for event in decoder.decode(block)] == [
+        values_of(decode_one(line, kind)) for line in block
+    ]
+
+
+@hypothesis_settings(deadline=None, max_examples=150)
+@given(lines, st.sampled_from(RecordKind))
+def test_what_is_no_event_is_told_apart_with_its_position(block: list[bytes], kind: RecordKind) -> None:
+    decoder = EventDecoder(kind, Fields())
+    events, malformed = decoder.decode_apart(block)
+    every = decoder.decode(block)
+    assert [(index, event) for index, event in enumerate(every) if isinstance(event, Malformed)] == malformed
+    assert [values_of(event) for event in every if not isinstance(event, Malformed)] == [*map(values_of, events)]
 
 
 @hypothesis_settings(deadline=None, max_examples=150)

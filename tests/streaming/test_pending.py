@@ -125,3 +125,16 @@ def test_cut_anywhere_and_restored_it_goes_on_the_same(arrivals: list[tuple[Even
     for number, (event, watermark) in enumerate(arrivals[cut:], cut + 1):
         second.add(arrivals_of([event], [watermark], first=number))
     assert before + drain(second, 100) == drain(filled(*arrivals), 100)
+
+
+@hypothesis_settings(deadline=None, max_examples=200)
+@given(arriving, st.integers(1, 12), st.integers(0, 9))
+def test_taken_as_they_arrive_the_order_is_the_same(arrivals: list[tuple[Event, int]], at_once: int, lag: int) -> None:
+    pending = Pending()
+    taken: list[tuple[Record, int]] = []
+    for start in range(0, len(arrivals), at_once):
+        events, watermarks = zip(*arrivals[start : start + at_once], strict=True)
+        pending.add(arrivals_of(events, watermarks, first=start + 1))
+        taken += drain(pending, watermarks[-1] - lag, is_halt=True)  # with a lag, most wait while a few go
+        assert len(pending) == start + len(events) - len(taken)
+    assert taken + drain(pending, 100) == drain(filled(*arrivals), 100)
