@@ -62,6 +62,7 @@ class Beliefs:
         self._touched_ms: Int64 = np.zeros(0, np.int64)
         self._evidence: Float64 = np.zeros(0)
         self._natural: Float64 = np.zeros(0)
+        self._place: Int64 = np.zeros(0, np.int64)  # for `distinct`, which writes before it reads: no state
 
     def __len__(self) -> int:
         return self._count
@@ -75,42 +76,58 @@ class Beliefs:
         rows = self.find(terms)
         if not self._count:
             return np.zeros(len(rows))
-        precision = 1 / self.prior_variance[terms.field] + self._evidence[rows]
+        precision = (1 / self.prior_variance)[terms.field] + self._evidence[rows]
         return np.where(rows < 0, 0.0, self._natural[rows] / precision)
 
     def admit(self, terms: Terms, *, at_ms: int) -> Int64:
         """The weight of each term, after making those that are missing and forgetting what is old: (n,)."""
         keys = terms.id ^ self._salts[terms.field]
         rows = self._index.find(keys)
-        absent = np.flatnonzero(rows < 0)
-        if len(absent):
-            found, first = np.unique(keys[absent], return_index=True)
-            first = absent[np.sort(first)]  # in order of first appearance
-            if self._max_rows is not None and self._count + len(found) > self._max_rows:
-                self._evict()
-            self._append(keys[first], terms.field[first], at_ms)
+        absent, made = self._absent(keys, rows)
+        if self._max_rows is not None and self._count + len(made) > self._max_rows:
+            self._evict()
             rows = self._index.find(keys)
-            lost = np.flatnonzero(rows < 0)  # was there, but among the oldest
-            if len(lost):
-                first = lost[np.sort(np.unique(keys[lost], return_index=True)[1])]
-                self._append(keys[first], terms.field[first], at_ms)
-                rows = self._index.find(keys)
-        touched = np.unique(rows)
-        kept = 0.5 ** (np.maximum(at_ms - self._touched_ms[touched], 0) / self._half_life_ms)
+            absent, made = self._absent(keys, rows)  # those too that were there, but among the oldest
+        if len(absent):
+            number = {key: self._count + number for number, key in enumerate(keys[made].tolist())}
+            rows[absent] = [number[key] for key in keys[absent].tolist()]
+            self._append(keys[made], terms.field[made], at_ms)
+        touched, _ = self.distinct(rows)
+        kept = np.exp2(np.minimum(self._touched_ms[touched] - at_ms, 0) / self._half_life_ms)
         self._evidence[touched] *= kept
         self._natural[touched] *= kept
         self._touched_ms[touched] = np.maximum(at_ms, self._touched_ms[touched])
         return rows
 
+    def _absent(self, keys: Int64, rows: Int64) -> tuple[Int64, list[int]]:
+        """Which terms have no weight, and which of them are the first of their key, in order."""
+        absent = np.flatnonzero(rows < 0)
+        first: dict[int, int] = {}
+        for term, key in zip(absent.tolist(), keys[absent].tolist(), strict=True):  # few, but when a stream is young
+            first.setdefault(key, term)
+        return absent, list(first.values())
+
+    def distinct(self, rows: Int64) -> tuple[Int64, Int64]:
+        """The different ones of some weights, (U,), and which of those each is, (n,).
+
+        Without sorting: who comes last to a weight's place is the one that stands for it. 16 us for 1,700 terms, `numpy.unique` takes 95.
+        """
+        every = np.arange(len(rows))
+        self._place[rows] = every
+        different = rows[self._place[rows] == every]
+        self._place[different] = every[: len(different)]
+        return different, self._place[rows]
+
     def read(self, rows: Int64) -> tuple[Float64, Float64]:
         """Mean and variance of some weights."""
-        variance = 1 / (1 / self.prior_variance[self._field[rows]] + self._evidence[rows])
+        variance = 1 / ((1 / self.prior_variance)[self._field[rows]] + self._evidence[rows])
         return self._natural[rows] * variance, variance
 
     def update(self, rows: Int64, *, means: Float64, evidence: Float64) -> None:
         """Sets the means of different weights and adds to what is known of them."""
-        self._evidence[rows] += evidence
-        self._natural[rows] = means * (1 / self.prior_variance[self._field[rows]] + self._evidence[rows])
+        known = self._evidence[rows] + evidence
+        self._evidence[rows] = known
+        self._natural[rows] = means * ((1 / self.prior_variance)[self._field[rows]] + known)
 
     def count(self, examples: int) -> None:
         """Counts examples, and reconsiders how much each field matters whenever there are a sixth more than last time."""
@@ -129,7 +146,7 @@ class Beliefs:
         count = self._count + len(keys)
         if count > len(self._keys):
             capacity = max(_LEAST_CAPACITY, 2 * len(self._keys), count)
-            for name in ("_keys", "_field", "_touched_ms", "_evidence", "_natural"):
+            for name in ("_keys", "_field", "_touched_ms", "_evidence", "_natural", "_place"):
                 grown = np.zeros(capacity, getattr(self, name).dtype)
                 grown[: self._count] = getattr(self, name)[: self._count]
                 setattr(self, name, grown)

@@ -140,15 +140,21 @@ class Cohorts:
                 f"curve must have {edges} edges, none below 0 and 1 at the last (got {curve}): it is F of all clicks"
             )
         for name, values in (("p", p), ("completed", completed)):
-            if not ((values >= 0) & (values <= 1)).all():
+            if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN is neither
                 raise ValueError(
                     f"{name} must lie between 0 and 1 (got {values.min()} to {values.max()}): it is a share"
                 )
         rows = self._rows(click_ms)
-        expected = p[:, None] * completed  # (n, edges)
-        by_curve = p[:, None] * curve
+        each = np.empty((len(p), 3, edges))
+        np.multiply(p[:, None], completed, out=each[:, 0])
+        np.square(each[:, 0], out=each[:, 1])
+        np.multiply(p[:, None], curve, out=each[:, 2])
         np.add.at(self._sums.clicks, rows, 1)
-        np.add.at(self._sums.expected, rows, np.stack([expected, expected**2, by_curve], axis=1))
+        # One click after the other: the bits do not depend on how they were cut. Of single numbers numpy adds six times as many as of rows.
+        at = rows[:, None] * (3 * edges) + np.arange(3 * edges)
+        sums = self._sums.expected.reshape(-1)
+        assert np.may_share_memory(sums, self._sums.expected)
+        np.add.at(sums, at.ravel(), each.ravel())
 
     def add_conversions(self, click_ms: npt.ArrayLike, delay_ms: npt.ArrayLike) -> None:
         """Adds conversions of clicks that were added, or will be: (n,) times of their clicks, and (n,) delays.
@@ -174,12 +180,13 @@ class Cohorts:
         """The row of each click's cohort, made if need be."""
         starts = click_ms // self._cohort_ms * self._cohort_ms
         is_folded = np.zeros(len(starts), np.bool_) if self._folded_until_ms is None else starts < self._folded_until_ms
-        every = np.union1d(self._starts_ms, starts[~is_folded])
-        if len(every) > len(self._starts_ms):
+        new = set(starts[~is_folded].tolist()).difference(self._starts_ms.tolist())
+        if new:
+            every = np.union1d(self._starts_ms, np.array(sorted(new), np.int64))
             sums = _Sums.zeros(1 + len(every), len(self.edges))
             sums.add(np.append(0, 1 + np.searchsorted(every, self._starts_ms)), self._sums)
             self._starts_ms, self._sums = every, sums
-        return np.where(is_folded, 0, 1 + np.searchsorted(every, starts))
+        return np.where(is_folded, 0, 1 + np.searchsorted(self._starts_ms, starts))
 
     def fold(self, now_ms: int) -> None:
         """Lets go of cohorts that have reached the attribution window: they go into `folded`, and what still comes of them does."""

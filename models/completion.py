@@ -17,6 +17,8 @@ from models.feature_weights import rows_of
 from models.schema import Feature
 from models.score_logit import ScoreLogit
 
+_MOST_LOGIT = 700.0  # of a hazard: exp of it is still a number
+
 
 class CompletionModel:
     """F(age | x) by features, taught from converters as their clicks reach the edges of bins (AGED_k).
@@ -141,7 +143,8 @@ class CompletionModel:
 
     def _completed_since(self, inputs: Inputs, edge: int) -> Float64:
         """F at the edges from one on: (B, edges - edge)."""
-        return completed_at_edges(-np.logaddexp(0.0, self._bins.logits(inputs, since=edge)))
+        logits = np.minimum(self._bins.logits(inputs, since=edge), _MOST_LOGIT)
+        return completed_at_edges(1 / (1 + np.exp(logits)))
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """All state, as copies: what `restore` continues from bit for bit."""

@@ -69,7 +69,7 @@ class KnownCurve:
         each = later / ((1 - later) * (weight + 1))  # of log(1 - r_k), to first order
         unlearned = seen[1:] < prior_examples
         return cls(
-            completed_at_edges(np.log1p(-later)),
+            completed_at_edges(1 - later),
             np.append(np.cumsum(each[::-1])[::-1], 0.0),
             np.append(np.logical_or.accumulate(unlearned[::-1])[::-1], False),
         )

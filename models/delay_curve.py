@@ -94,15 +94,16 @@ class DelayPrior:
         return np.append(1.0, np.clip(hazards[1:], _LEAST_HAZARD, 1 - _LEAST_HAZARD))
 
 
-def completed_at_edges(log_not: Float64) -> Float64:
-    """F at every edge, from log(1 - r_k) of bins 1 and up: (..., edges - 1) -> (..., edges).
+def completed_at_edges(shorter: Float64) -> Float64:
+    """F at every edge, from 1 - r_k of bins 1 and up: (..., edges - 1) -> (..., edges).
 
     Example:
-        >>> completed_at_edges(np.log([[0.5, 0.8]])).round(3).tolist()
+        >>> completed_at_edges(np.array([[0.5, 0.8]])).round(3).tolist()
         [[0.4, 0.8, 1.0]]
     """
-    later = np.cumsum(log_not[..., ::-1], axis=-1)[..., ::-1]
-    return np.concatenate([np.exp(later), np.ones((*later.shape[:-1], 1))], axis=-1)
+    completed = np.ones((*shorter.shape[:-1], shorter.shape[-1] + 1))
+    np.multiply.accumulate(shorter[..., ::-1], axis=-1, out=completed[..., -2::-1])
+    return completed
 
 
 class Ages:
@@ -238,7 +239,7 @@ class GlobalCurve:
 
     def completed_at_edges(self) -> Float64:
         """F at every edge: (edges,)."""
-        return completed_at_edges(np.log1p(-self.hazards[1:]))
+        return completed_at_edges(1 - self.hazards[1:])
 
     def completed(self, ages_ms: npt.ArrayLike) -> Float64:
         """F at any ages: shape of `ages_ms`."""

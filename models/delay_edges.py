@@ -14,7 +14,10 @@ from bisect import bisect_left
 MINUTE_MS = 60_000
 MOST_EDGES = 63  # slots aged_0 to aged_62 of an impression
 MOST_HORIZONS = 32  # bins between them need edges too; with 8, `survival` closes .997 of the gap from window to Oracle
-_BINS = 24  # wanted, not exact: a converter is an example at every edge that it is quicker than, so edges cost
+_BINS = 16
+"""Wanted, not exact. A converter is an example at every edge that it is quicker than, so edges cost. Of w_o = 1 h and w_a = 3 d, 24 made 11.4
+examples a converter, 16 make 6.4, and S(w_o | x) is no worse: rmse .093 on 2,500 converters (.097 with 24), .154 on 500 (.158). With 12 the mean
+curve between edges, of w_o = 15 min and w_a = 30 d, is .023 off; with 16 it is .009."""
 
 
 def log_age(age_ms: float) -> float:
@@ -61,7 +64,7 @@ def horizons_ms(observation_window_ms: int, attribution_window_ms: int, count: i
 
 
 def edges_ms(observation_window_ms: int, attribution_window_ms: int, horizons: int = 6) -> tuple[int, ...]:
-    """Where bins end: about two dozen ages up to w_a, w_o and all `horizons_ms` among them, 63 at most.
+    """Where bins end: some 16 ages up to w_a, w_o and all `horizons_ms` among them, 63 at most.
 
     Raises:
         ValueError: as `horizons_ms`.
@@ -69,11 +72,11 @@ def edges_ms(observation_window_ms: int, attribution_window_ms: int, horizons: i
     Example:
         >>> edges = edges_ms(3_600_000, 259_200_000)
         >>> len(edges), edges[0], edges[-1]
-        (24, 24514, 259200000)
+        (14, 40304, 259200000)
         >>> set(horizons_ms(3_600_000, 259_200_000)) <= set(edges)
         True
         >>> edges_ms(0, 259_200_000)[:2]  # w_o = 0: bin 0 holds who converts in the millisecond of the click
-        (0, 25042)
+        (0, 35527)
     """
     looks = horizons_ms(observation_window_ms, attribution_window_ms, horizons)
     step = log_age(attribution_window_ms) / _BINS

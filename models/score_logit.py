@@ -10,12 +10,13 @@ import torch
 
 from models.batch import Bool, Float64, Inputs, Int64
 from models.beliefs import Beliefs
-from models.feature_weights import Fields, Terms
+from models.feature_weights import Fields
 from models.schema import Feature
 
 _CHUNK = 64  # examples learned at a time: several see the same id, and what one says of it the next must know soon
 _SWEEPS = 2  # steps of a chunk towards its posterior mode
 _PROFILE_PRECISION = 4.0  # of a place's multiplier before it is known: 1 +- .5
+_NOT_ZERO = 1e-300  # tanh(x) / x is 1 at 0; no other number moves by so little
 _LEAST_PRECISION = 0.25  # of a place's intercept: it may be off by 2, whatever its prior rate
 
 
@@ -93,7 +94,7 @@ class ScoreLogit:
     def scores(self, inputs: Inputs) -> Float64:
         """What x does: (B,), 0 for a row of ids never learned."""
         terms = self._fields.terms(inputs)
-        return np.bincount(terms.row, terms.value * self._beliefs.means(terms), len(inputs)).astype(np.float64)
+        return np.asarray(np.bincount(terms.row, terms.value * self._beliefs.means(terms), len(inputs)), np.float64)
 
     def logits(self, inputs: Inputs, *, since: int = 0) -> Float64:
         """The logit at each place from number `since` on: (B, places - since)."""
@@ -117,11 +118,10 @@ class ScoreLogit:
         assert self._at_ms is not None
         weights = self._beliefs.admit(terms, at_ms=self._at_ms)
         starts = [*range(0, len(inputs), _CHUNK), len(inputs)]
-        cuts = np.searchsorted(terms.row, starts)
-        for number, (start, stop) in enumerate(pairwise(starts)):
-            some = slice(cuts[number], cuts[number + 1])
-            chunk = Terms(terms.row[some] - start, terms.field[some], terms.id[some], terms.value[some])
-            self._learn(chunk, weights[some], places[start:stop], yes[start:stop].astype(np.float64))
+        ends = np.searchsorted(terms.row, starts)
+        for (start, stop), (first, end) in zip(pairwise(starts), pairwise(ends), strict=True):
+            some = slice(first, end)
+            self._learn(terms.row[some] - start, terms.value[some], weights[some], places[start:stop], yes[start:stop])
             self._beliefs.count(stop - start)
 
     def _forget(self, at_ms: int) -> None:
@@ -131,46 +131,48 @@ class ScoreLogit:
         self._evidence *= kept
         self._natural *= kept
 
-    def _learn(self, terms: Terms, weights: Int64, places: Int64, yes: Float64) -> None:
-        rows, row, value = len(yes), terms.row, terms.value
-        weight, of = np.unique(weights, return_inverse=True)  # (U,) different ones, and which each term has
-        place, at = np.unique(places, return_inverse=True)
+    def _learn(self, row: Int64, value: Float64, weights: Int64, at: Int64, yes: Bool) -> None:
+        """Learns from one chunk: of each of its terms the row, the value and the weight, of each row the place and what came out."""
+        rows, places = len(yes), self._start.shape[1]
+        weight, of = self._beliefs.distinct(weights)  # (U,) different ones, and which each term has
         mean, variance = self._beliefs.read(weight)
-        precision = self._start_precision[:, place] + self._evidence[:, place]  # (2, places)
-        intercepts, profiles = self._start[:, place] + self._natural[:, place] / precision
-        profile = profiles[at]  # (rows,)
-        first_mean, first_intercepts = mean.copy(), intercepts.copy()
-
-        # slope: d logit / d weight, of each term. blame: variance of the logit that is due to it. doubt: all of a row's.
-        slope = value * profile[row]
-        blame = slope**2 * variance[of]
-        doubt = 1 / precision[0, at] + np.bincount(row, blame, rows)
+        precision = self._start_precision + self._evidence  # (2, places)
+        offset, tilt = self._natural / precision  # (places,) how far intercept and profile are from where they start
+        intercept, profile = self._start[0, at], (self._start[1] + tilt)[at]  # (rows,)
         score = np.bincount(row, value * mean[of], rows)
-        logit = intercepts[at] + profile * score
-        surprise = yes - _sigmoid(logit)
 
-        profile_pull = np.bincount(at, score * surprise, len(place))
-        profile_bend = np.bincount(at, score**2 * _curvature(logit), len(place))
+        # An intercept is one more weight, and of each row one more term, whose slope is 1. slope: d logit / d weight.
+        slope = np.concatenate([value * profile[row], np.ones(rows)])
+        row, of = np.concatenate([row, np.arange(rows)]), np.concatenate([of, len(weight) + at])
+        mean, variance = np.concatenate([mean, offset]), np.concatenate([variance, 1 / precision[0]])
+        first_mean, size = mean, len(mean)
+        # blame: variance of the logit that is due to a term. doubt: all of a row's.
+        square = slope * slope
+        blame = square * variance[of]
+        doubt = np.bincount(row, blame, rows)
+
+        def outcome() -> tuple[Float64, Float64]:
+            return _logistic(intercept + np.bincount(row, slope * mean[of], rows))
+
+        probability, curvature = outcome()
+        pull = np.bincount(at, score * (yes - probability), places)
+        bend = np.bincount(at, score**2 * curvature, places)
+        tilt = tilt + pull / (precision[1] + bend)
+        self._evidence[1] += bend
         for _ in range(_SWEEPS):
             # A row's quadratic is split among its weights by the share of its doubt that each has: a sum of parabolas above it.
-            bend = doubt * _curvature(logit)
-            pull = np.bincount(of, slope * surprise[row], len(weight))
-            mean += (variance * pull - (mean - first_mean)) / (1 + np.bincount(of, bend[row], len(weight)))
-            pull = np.bincount(at, surprise, len(place)) / precision[0]
-            intercepts += (pull - (intercepts - first_intercepts)) / (1 + np.bincount(at, bend, len(place)))
-            logit = intercepts[at] + profile * np.bincount(row, value * mean[of], rows)
-            surprise = yes - _sigmoid(logit)
+            bend = np.bincount(of, (doubt * curvature)[row], size)
+            pull = np.bincount(of, slope * (yes - probability)[row], size)
+            mean = mean + (variance * pull - (mean - first_mean)) / (1 + bend)
+            probability, curvature = outcome()
 
         # What a row says of one weight is blurred by the doubt about all others: exact for one row (Sherman and Morrison).
-        information = _sigmoid(logit) * _sigmoid(-logit)
-        told = information[row] * slope**2 / (1 + information[row] * (doubt[row] - blame))
-        self._beliefs.update(weight, means=mean, evidence=np.bincount(of, told, len(weight)).astype(np.float64))
-        others = doubt - 1 / precision[0, at]
-        self._evidence[0, place] += np.bincount(at, information / (1 + information * others), len(place))
-        self._evidence[1, place] += profile_bend
-        profiles += profile_pull / (precision[1] + profile_bend)
-        known = self._start_precision[:, place] + self._evidence[:, place]
-        self._natural[:, place] = known * (np.stack([intercepts, profiles]) - self._start[:, place])
+        information = probability * (1 - probability)
+        told = information[row] * square / ((1 + information * doubt)[row] - information[row] * blame)
+        evidence = np.asarray(np.bincount(of, told, size), np.float64)
+        self._beliefs.update(weight, means=mean[:-places], evidence=evidence[:-places])
+        self._evidence[0] += evidence[-places:]
+        self._natural = (self._start_precision + self._evidence) * np.stack([mean[-places:], tilt])
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """All state, as copies: what `restore` continues from bit for bit."""
@@ -190,12 +192,8 @@ class ScoreLogit:
             part.restore({key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)})
 
 
-def _sigmoid(logit: Float64) -> Float64:
-    """1 / (1 + e^-x), without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logit)))
-
-
-def _curvature(logit: Float64) -> Float64:
-    """Of the parabola that touches the logistic loss at a logit and lies above it everywhere else."""
-    half = np.maximum(np.abs(logit) / 2, 1e-6)
-    return np.asarray(np.tanh(half) / (4 * half))
+def _logistic(logit: Float64) -> tuple[Float64, Float64]:
+    """1 / (1 + e^-x) without overflow, and the curvature of the parabola that touches the logistic loss there and lies above it elsewhere."""
+    half = 0.5 * logit + _NOT_ZERO
+    slope = np.tanh(half)
+    return 0.5 + 0.5 * slope, 0.25 * slope / half

@@ -8,7 +8,7 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 
 MINUTE_MS = 60_000
-WANTED = 24  # edges, if nothing but the attribution window had to be one
+WANTED = 16  # edges, if nothing but the attribution window had to be one
 _DIGITS = 40
 
 
@@ -30,7 +30,7 @@ def edges_of(observation_ms: int, attribution_ms: int, horizons: int) -> list[in
     Example:
         >>> edges = edges_of(600_000, 3_600_000, 2)
         >>> len(edges), edges[:2], edges[-1], 600_000 in edges
-        (24, [11209, 24513], 3600000, True)
+        (15, [18318, 42228], 3600000, True)
     """
     looks = looks_of(observation_ms, attribution_ms, horizons)
     edges = set(looks)

@@ -34,9 +34,9 @@ def test_horizons_are_evenly_spaced_in_log_age(observation):
     assert [b - a for a, b in pairwise(steps)] == pytest.approx([(steps[-1] - steps[0]) / 6] * 6, abs=1e-4)
 
 
-def test_equal_windows_leave_one_horizon_and_still_two_dozen_bins():
+def test_equal_windows_leave_one_horizon_and_still_sixteen_bins():
     assert horizons_ms(DAY_MS, DAY_MS) == (DAY_MS,)
-    assert len(edges_ms(DAY_MS, DAY_MS)) == 24
+    assert len(edges_ms(DAY_MS, DAY_MS)) == 16
 
 
 def test_a_look_at_the_click_itself_is_an_edge_of_its_own():

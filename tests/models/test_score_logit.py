@@ -18,6 +18,8 @@ FEATURES = [
     Feature(name="seen", kind="sequence", ids_of="device"),
 ]
 
+KINDS = ("categorical", "multi", "numeric")
+
 
 def inputs_of(ids, bags=(), numbers=None):
     """Inputs of (B, F) ids, for each feature of bags a list of B lists, and (B, K) numbers."""
@@ -57,6 +59,31 @@ def test_the_terms_of_a_row_are_its_ids_bag_shares_and_numbers():
     assert rows[0] == [(0, 7, 1.0), (1, 3, 0.5), (1, 4, 0.5), (2, 7, 1.0), (3, 0, -1.0), (3, 1, 0.0)]
     assert rows[1] == [(0, 8, 1.0), (1, 5, 1.0), (2, 7, 1.0), (3, 0, 1.0), (3, 1, 0.0)]
     assert (np.diff(terms.row) >= 0).all()
+
+
+def test_features_for_ctr_alone_have_no_terms_and_those_beside_them_keep_theirs():
+    everything = [
+        Feature(name=f"{kind}_{task}", kind=kind, task=task)
+        for kind in KINDS
+        for task in ("ctr", "shared", "ctr", "cvr")
+    ]
+    rng = np.random.default_rng(9)
+    bags = [[rng.integers(0, 9, rng.integers(1, 4)).tolist() for _ in range(5)] for _ in range(4)]
+    inputs = inputs_of(rng.integers(0, 9, (5, 4)), bags, rng.standard_normal((5, 4)))
+    fields = Fields(everything)
+    fields.observe(inputs)
+    expected = []
+    for row in range(5):
+        for field, single in enumerate((1, 3)):
+            expected.append((row, field, inputs.ids[row, single], 1.0))
+        for field, bag in enumerate((1, 3), 2):
+            expected += [(row, field, each, 1 / len(bags[bag][row])) for each in bags[bag][row]]
+        for field, number in enumerate((1, 3), 4):
+            column = inputs.numbers[:, number].astype(np.float64)
+            expected += [(row, field, 0, (column[row] - column.mean()) / column.std()), (row, field, 1, 0.0)]
+    terms = fields.terms(inputs)
+    found = zip(terms.row.tolist(), terms.field.tolist(), terms.id.tolist(), terms.value.tolist(), strict=True)
+    np.testing.assert_allclose(sorted(found), sorted(expected), rtol=1e-12)
 
 
 def test_numbers_in_batches_are_standardised_as_all_at_once():
