@@ -1,22 +1,27 @@
 """What delayed-feedback methods do where traffic grows, a stream starts, the delay curve is wrong or steps are large; and what they cost.
 
-    delayed_feedback.py growth|start|survival_curve|steps|cost OUT [--impressions N] [--seeds K] [--methods a,b,c]
+    delayed_feedback.py growth|start|survival_curve|steps|cost OUT [--impressions N] [--seeds 0,1] [--methods a,b,c] [--processes 2]
 
-Each study simulates its own logs and prints a JSON line a run. `over_oracle` is sum p / sum p of `oracle` on the same clicks, `over_truth` the same over
+Each study simulates its own logs and gives a JSON line a run. `over_oracle` is sum p / sum p of `oracle` on the same clicks, `over_truth` the same over
 the probabilities that conversions were drawn with, `calibration` over the conversions themselves, with `se` from their number alone.
+
+Its cells (a seed, with growth a rate and an objective, with start a kind of start) are run in processes of their own and kept under OUT/cells: stop it and
+go on when you like. `settled` among the methods is `settled_negatives.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import Cell, Line, run_cells
 from given_delays import walk_with_truth
+from settled_negatives import NAME as SETTLED
+from settled_negatives import walk_settled
 from study_line import Course, Scores, changed, log_of, settings_of
 
 from models.batch import Bool, Float64
@@ -27,7 +32,6 @@ from streaming.lab.world import World
 NAIVE = "naive_survival:NAIVE"
 MINUTE_MS = 60_000
 ALIKE = ("window", "mature", "fnw", "es_dfm", "defer", "defuse", "ddfm", "survival")
-Line = dict[str, Any]
 
 
 def world(seed: int, impressions: int, **dials: Any) -> World:
@@ -54,59 +58,57 @@ def by_day(course: Course, scores: Scores, oracle: Float64, key: str) -> list[An
     return [told(course, scores, oracle, course.days == day)[key] for day in range(int(course.days[-1]) + 1)]
 
 
+GROWTH_CASES = {
+    "esmm": ((True, True), (True, False), (False, False)),  # kappa, rho
+    "composed": ((True, True), (True, False)),
+}
+
+
 def growth(
-    out: Path,
-    seed: int,
-    impressions: int,
-    methods: Sequence[str],
-    rates: Sequence[float] = (0.05, 0.23),
-    only_on: bool = False,
+    out: Path, seed: int, impressions: int, methods: Sequence[str], rate: float, objective: str, only_on: bool
 ) -> Iterator[Line]:
     """Traffic that grows by so much a day, with kappa and rho on and off, from the fourth day of the stream on."""
-    cases = [("esmm", kappa, rho) for kappa, rho in ((True, True), (True, False), (False, False))]
-    cases += [("composed", True, rho) for rho in (True, False)]
-    cases = [case for case in cases if case[1:] == (True, True) or not only_on]
-    for rate in rates:
-        log = log_of(out / f"growth{rate}-{seed}-{impressions}", world(seed, impressions, growth_per_day=rate))
-        settings = settings_of(log, network={"seed": seed})
-        course = Course(log, out / f"{log.name}-plan", settings)
-        objectives = {name: changed(settings, network={"objective": name}) for name in ("esmm", "composed")}
-        initial = course.pretrained(objectives)
-        oracle: dict[str, Scores] = {}
-        for method in ("oracle", *methods):
-            stream = course.stream(as_compared(settings, method, seed))
-            for objective, kappa, rho in cases:
-                if method == "oracle" and not (kappa and rho):
-                    continue
-                own = changed(objectives[objective], labels={"kappa": kappa, "growth": rho})
-                scores = course.run(stream, as_compared(own, method, seed), initial=initial[objective])
-                oracle = {objective: scores} | oracle
-                yield {
-                    "growth_per_day": rate,
-                    "method": method,
-                    "objective": objective,
-                    "kappa": kappa,
-                    "rho": rho,
-                    **told(course, scores, oracle[objective].p, course.days >= 3),
-                    "by_day": by_day(course, scores, oracle[objective].p, "over_oracle"),
-                }
+    cases = [case for case in GROWTH_CASES[objective] if case == (True, True) or not only_on]
+    log = log_of(out / f"growth{rate}-{seed}-{impressions}", world(seed, impressions, growth_per_day=rate))
+    settings = settings_of(log, network={"seed": seed, "objective": objective})
+    course = Course(log, out / f"{log.name}-plan-{objective}", settings)
+    initial = course.pretrained({"": settings})[""]
+    oracle: Scores | None = None
+    for method in ("oracle", *methods):
+        stream = course.stream(as_compared(settings, method, seed))
+        for kappa, rho in cases:
+            if method == "oracle" and not (kappa and rho):
+                continue
+            own = changed(settings, labels={"kappa": kappa, "growth": rho})
+            scores = course.run(stream, as_compared(own, method, seed), initial=initial)
+            oracle = oracle or scores
+            yield {
+                "growth_per_day": rate,
+                "method": method,
+                "objective": objective,
+                "kappa": kappa,
+                "rho": rho,
+                **told(course, scores, oracle.p, course.days >= 3),
+                "by_day": by_day(course, scores, oracle.p, "over_oracle"),
+            }
 
 
-def start(out: Path, seed: int, impressions: int, methods: Sequence[str]) -> Iterator[Line]:
+def start(out: Path, seed: int, impressions: int, methods: Sequence[str], kind: str, objective: str) -> Iterator[Line]:
     """A start without history: a fresh learner at the log's start, and an initial model whose join starts empty; by day."""
     log = log_of(out / f"start-{seed}-{impressions}", world(seed, impressions))
-    settings = settings_of(log, network={"seed": seed, "objective": "esmm"})
-    for name, days in (("cold", 0.0), ("pretrained", 7.0)):
-        course = Course(log, out / f"{log.name}-plan-{name}", settings, pretrain_days=days)
-        initial = course.pretrained({"": settings})[""] if days else None
-        oracle: Scores | None = None
-        for method in ("oracle", *methods):
-            own = as_compared(settings, method, seed)
-            scores = course.run(course.stream(own, is_primed=False), own, initial=initial)
-            oracle = oracle or scores
-            keys = ("conversions", "calibration", "over_truth", "over_oracle")
-            columns = {key: by_day(course, scores, oracle.p, key) for key in keys}
-            yield {"start": name, "method": method, **columns, "ended": scores.walk.ended}
+    settings = settings_of(log, network={"seed": seed, "objective": objective})
+    days = 0.0 if kind == "cold" else 7.0
+    course = Course(log, out / f"{log.name}-plan-{kind}-{objective}", settings, pretrain_days=days)
+    initial = course.pretrained({"": settings})[""] if days else None
+    oracle: Scores | None = None
+    for method in ("oracle", *methods):
+        own = as_compared(settings, "survival" if method == SETTLED else method, seed)
+        how = {"walk_of": walk_settled} if method == SETTLED else {}
+        scores = course.run(course.stream(own, is_primed=False), own, initial=initial, **how)
+        oracle = oracle or scores
+        keys = ("conversions", "calibration", "over_truth", "over_oracle")
+        columns = {key: by_day(course, scores, oracle.p, key) for key in keys}
+        yield {"start": kind, "objective": objective, "method": method, **columns, "ended": scores.walk.ended}
 
 
 def survival_curve(out: Path, seed: int, impressions: int, methods: Sequence[str]) -> Iterator[Line]:
@@ -175,14 +177,17 @@ def cost(out: Path, seed: int, impressions: int, methods: Sequence[str]) -> Iter
     """Events that teach conversions, rows of any kind and processor time of each method, beside `window`'s."""
     log = log_of(out / f"cost-{seed}-{impressions}", World(seed=seed, impressions=impressions))
     settings = settings_of(log, network={"seed": seed, "objective": "composed"})
-    course = Course(log, out / f"{log.name}-plan", settings)
-    initial = {"": course.pretrained({"": settings})[""]}
+    initial: Any = None
     window: float | None = None
     for method in ("window", *(name for name in methods if name != "window"), "oracle"):
+        course = Course(
+            log, out / f"{log.name}-plan", settings
+        )  # anew: what is read once would be free for all but the first
+        initial = initial or course.pretrained({"": settings})[""]
         own, began = as_compared(settings, method, seed), time.process_time()
         stream = course.stream(own)
         reading = time.process_time() - began
-        scores = course.run(stream, own, initial=initial[""] if METHODS[method].form == "pairs" else None)
+        scores = course.run(stream, own, initial=initial if METHODS[method].form == "pairs" else None)
         walk, whole = scores.walk, reading + scores.cpu_seconds
         window = window or whole
         yield {
@@ -195,13 +200,33 @@ def cost(out: Path, seed: int, impressions: int, methods: Sequence[str]) -> Iter
         }
 
 
-STUDIES = {
+STUDIES: dict[str, tuple[Callable[..., Iterator[Line]], tuple[str, ...]]] = {
     "growth": (growth, ALIKE[1:]),
     "start": (start, ALIKE),
     "survival_curve": (survival_curve, ("es_dfm", "defer", "defuse", "ddfm", "survival")),
     "steps": (steps, ("survival", NAIVE)),
     "cost": (cost, (*ALIKE, "fnc", "bi_defuse", "dfm")),
 }
+
+
+def parts_of(args: argparse.Namespace) -> dict[str, Mapping[str, Any]]:
+    """What each cell of a study has beside its seed, by what its name says of it."""
+    objectives = args.objectives.split(",") if args.objectives else None
+    if args.study == "growth":
+        rates = [float(rate) for rate in args.rates.split(",")]
+        on = {"only_on": args.only_on}
+        return {
+            f"-{rate:g}-{objective}{'-on' * args.only_on}": {"rate": rate, "objective": objective} | on
+            for rate in rates
+            for objective in objectives or GROWTH_CASES
+        }
+    if args.study == "start":
+        return {
+            f"-{kind}-{objective}": {"kind": kind, "objective": objective}
+            for kind in args.starts.split(",")
+            for objective in objectives or ("esmm",)
+        }
+    return {"": {}}
 
 
 def main() -> None:
@@ -211,17 +236,27 @@ def main() -> None:
     parser.add_argument("--impressions", type=int, default=300_000)
     parser.add_argument("--seeds", default="0", help="of worlds and networks, with commas between")
     parser.add_argument("--methods", help="with commas between; `oracle` is always there")
-    parser.add_argument("--rates", help="of `growth`: so much a day, with commas between")
+    parser.add_argument("--rates", default="0.05,0.23", help="of `growth`: so much a day, with commas between")
+    parser.add_argument("--objectives", help="of `growth` and `start`: with commas between")
+    parser.add_argument("--starts", default="cold,pretrained", help="of `start`: with commas between")
     parser.add_argument("--only-on", action="store_true", help="of `growth`: with kappa and rho both on alone")
+    parser.add_argument("--processes", type=int, default=1, help="cells at a time; each has one thread")
     args = parser.parse_args()
     study, methods = STUDIES[args.study]
-    how: dict[str, Any] = {"only_on": True} if args.only_on else {}
-    how |= {"rates": [float(rate) for rate in args.rates.split(",")]} if args.rates else {}
+    some = args.methods.split(",") if args.methods else list(methods)
+    of_methods = f"-{'-'.join(some)}".replace(":", ".") if args.methods else ""
     args.out.mkdir(parents=True, exist_ok=True)
-    for seed in map(int, args.seeds.split(",")):
-        some = args.methods.split(",") if args.methods else methods
-        for line in study(args.out, seed, args.impressions, some, **how):
-            print(json.dumps({"study": args.study, "seed": seed} | line), flush=True)
+    cells = [
+        Cell(
+            f"{args.study}-{seed}-{args.impressions}{name}{of_methods}",
+            study,
+            {"out": args.out, "seed": seed, "impressions": args.impressions, "methods": some, **part},
+        )
+        for seed in map(int, args.seeds.split(","))
+        for name, part in parts_of(args).items()
+    ]
+    if failed := run_cells(cells, args.out, processes=args.processes):
+        raise SystemExit(f"failed: {', '.join(failed)}; run it again to try them once more")
 
 
 if __name__ == "__main__":

@@ -1,33 +1,38 @@
 """Several runs led through one simulated log, on the line that `compare` uses; must not know what a study asks.
 
-The log is read once for each set of events that a method must be shown; its batches stay in memory, and every run goes through them.
+The log is read once for all methods that are shown the same events or fewer of them; examples stay in memory, each impression's features are
+parsed once, and every run goes through its own batches of them.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from kept_examples import KeptStream, Read, ReadOnce
 
 from models.batch import Float64, Inputs, Int64
-from models.schema import Feature
+from models.delay import METHODS, method_of
+from models.feature_weights import rows_of
 from models.trainer import Learner, Snapshot
-from streaming.features import FeatureReader
 from streaming.lab.compare.files import read_clicks
-from streaming.lab.compare.protocol import plan_of, read_inputs, read_outcomes
-from streaming.lab.compare.runs import Hours, Walk, lead
-from streaming.lab.compare.stream import Group, Stream, as_compared
+from streaming.lab.compare.protocol import Plan, plan_of, read_inputs, read_outcomes
+from streaming.lab.compare.runs import Hours, Walk, _chunks, lead
+from streaming.lab.compare.stream import Stream, as_compared
 from streaming.lab.world import World, generate, truth_of
+from streaming.label import Example
 from streaming.pipeline import learner_of
 from streaming.settings import Settings, load
 
 DAY_MS = 86_400_000
+FULLEST = "survival"  # the method that is shown every event on a click; others are shown some of them
 
 
 def changed(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
@@ -38,56 +43,17 @@ def changed(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
 
 
 def log_of(path: Path, world: World) -> Path:
-    """The log of a world; made if it is not there."""
+    """The log of a world; made if it is not there. Two processes may ask at once: who is second keeps the first one's."""
     if not (path / "truth.parquet").exists():
-        shutil.rmtree(path, ignore_errors=True)
-        generate(path, world)
+        own = path.with_name(f".{path.name}-{os.getpid()}")
+        shutil.rmtree(own, ignore_errors=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        generate(own, world)
+        try:
+            own.replace(path)
+        except OSError:  # there is one by now
+            shutil.rmtree(own)
     return path
-
-
-class KeptReader(FeatureReader):
-    """Reads the features of the same objects once."""
-
-    def __init__(self, features: Sequence[Feature]) -> None:
-        super().__init__(features)
-        self._read: dict[tuple[int, ...], Inputs] = {}
-
-    def read(self, raws: Sequence[msgspec.Raw | bytes]) -> Inputs:
-        """As `FeatureReader.read`; the objects must live as long as this reader does, or others could take their place."""
-        key = tuple(map(id, raws))
-        if key not in self._read:
-            self._read[key] = super().read(raws)
-        return self._read[key]
-
-
-class KeptStream(Stream):
-    """A stream that keeps its batches, so that several runs can go through the same ones.
-
-    Args:
-        log, settings, places, outcomes: as in `Stream`.
-        since_ms: impressions before it are not there: a join that starts empty.
-    """
-
-    def __init__(self, log: Path, settings: Settings, *, since_ms: int | None = None, **how: Any) -> None:
-        super().__init__(log, settings, **how)
-        own = super().groups()
-        self._kept = list(own if since_ms is None else _since(own, since_ms))
-        self.reader = KeptReader(settings.features)
-
-    def groups(self, *, close_at_end: bool = False) -> Iterator[Group]:
-        """The batches; what is due after the log's end is not among them."""
-        assert not close_at_end
-        return iter(self._kept)
-
-
-def _since(groups: Iterator[Group], since_ms: int) -> Iterator[Group]:
-    for group in groups:
-        rows, aged, outcomes = (
-            [example for example in some if example.impression.event_time_ms >= since_ms]
-            for some in (group.rows, group.aged, group.outcomes)
-        )
-        if rows or aged or outcomes:
-            yield Group(rows, aged, outcomes, group.at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +62,34 @@ class Scores:
 
     Args:
         p: (clicks,) pCVR of each click of the plan, NaN where it was not scored.
+        pctr: (clicks,) pCTR likewise.
         walk: as it ended.
         cpu_seconds: of learning and scoring, reading apart.
     """
 
     p: Float64
+    pctr: Float64
     walk: Walk
     cpu_seconds: float
+
+
+class HoursOfBoth(Hours):
+    """Keeps the pCTR of each click beside its pCVR."""
+
+    def __init__(self, plan: Plan, click_ms: Int64, inputs: Inputs) -> None:
+        super().__init__(plan, click_ms, inputs)
+        self.pctr: Float64 = np.full(len(click_ms), np.nan)
+
+    def score_until(self, until_ms: int, learner: Learner) -> None:
+        """Predicts the clicks of all hours before a time that have not been predicted yet."""
+        until_ms = min(until_ms, self._ends_ms)
+        if until_ms <= self._scored_ms:
+            return
+        first, last = np.searchsorted(self._click_ms, [self._scored_ms, until_ms])
+        self._scored_ms = until_ms
+        for rows in _chunks(int(first), int(last)):
+            predictions = learner.predict_many(rows_of(self._inputs, rows))
+            self.p[rows], self.pctr[rows] = predictions.pcvr, predictions.pctr
 
 
 class Course:
@@ -115,7 +102,7 @@ class Course:
     """
 
     def __init__(self, log: Path, out: Path, settings: Settings, *, pretrain_days: float | None = None) -> None:
-        self.log = log
+        self.log, self._settings = log, settings
         plan = plan_of(log, settings, out, pretrain_days=pretrain_days or None, close_at_end=True)
         self.clicks = read_clicks(out)
         if pretrain_days == 0:
@@ -129,8 +116,11 @@ class Course:
         self._names = shown
         places = order[np.searchsorted(truth.impression_id, shown, sorter=order)]
         self.pcvr: Float64 = truth.pcvr[places]
+        self.pctr: Float64 = truth.pctr[places]
         self.short_share: Float64 = truth.short_share[places]
         self.days: Int64 = (self.clicks.click_ms - plan.starts_ms) // DAY_MS
+        self.reader = ReadOnce(settings.features)
+        self._fullest: tuple[list[Example], tuple[int, ...]] | None = None
 
     def short_share_by_impression(self) -> dict[str, float]:
         """What decides each clicked impression's delay law."""
@@ -153,9 +143,24 @@ class Course:
 
     def stream(self, settings: Settings, *, is_primed: bool = True) -> KeptStream:
         """The batches of the method of these settings; not primed: as if nothing had been shown before the stream begins."""
-        outcomes = self.outcomes if settings.labels.method == "oracle" else None
+        method, fullest = method_of(settings.labels.method), METHODS[FULLEST]
+        if not method.observes_at_click and set(method.sees) <= set(fullest.sees):
+            self._fullest = self._fullest or self._read(FULLEST)
+            examples, edges_ms = self._fullest
+        else:
+            examples, edges_ms = self._read(settings.labels.method)
         since_ms = None if is_primed else self.plan.starts_ms
-        return KeptStream(self.log, settings, places=self.plan.primed_places, outcomes=outcomes, since_ms=since_ms)
+        return KeptStream(examples, settings, edges_ms=edges_ms, since_ms=since_ms)
+
+    def _read(self, method: str) -> tuple[list[Example], tuple[int, ...]]:
+        """The examples of a method, and its edges."""
+        outcomes = self.outcomes if method == "oracle" else None
+        stream = Read(
+            self.log, as_compared(self._settings, method, 0), places=self.plan.primed_places, outcomes=outcomes
+        )
+        examples = list(stream.examples())
+        self.reader.keep(examples)
+        return examples, stream.edges_ms
 
     def run(
         self,
@@ -169,11 +174,19 @@ class Course:
         learner = learner_of(settings)
         if initial is not None:
             learner.begin_from(initial)
-        hours, walk = Hours(self.plan, self.clicks.click_ms, self.inputs), walk_of(settings, learner)
-        walk._reader = stream.reader
+        hours, walk = HoursOfBoth(self.plan, self.clicks.click_ms, self.inputs), walk_of(settings, learner)
+        walk._reader = self.reader
         began = time.process_time()
-        lead(stream, walk, hours, self.plan, lambda share: None)
-        return Scores(hours.p, walk, time.process_time() - began)
+        lead(stream, walk, hours, self.plan, lambda share: None)  # type: ignore[arg-type]
+        return Scores(hours.p, hours.pctr, walk, time.process_time() - began)
+
+    def initial_scores(self, settings: Settings, initial: Snapshot) -> tuple[Float64, Float64]:
+        """pCVR and pCTR of each click by an initial model that learns nothing from the stream: what `compare` calls `pretrained`."""
+        learner = learner_of(settings)
+        learner.begin_from(initial)
+        hours = HoursOfBoth(self.plan, self.clicks.click_ms, self.inputs)
+        hours.score_until(self.plan.ends_ms, learner)
+        return hours.p, hours.pctr
 
 
 def settings_of(log: Path, **sections: Mapping[str, Any]) -> Settings:
