@@ -68,7 +68,7 @@ def walk_with_truth(short_share: Mapping[str, float], *, off: float) -> Callable
             super().learn(aside, edges_ms)
 
         def _tell(self, group: Group) -> None:
-            names = [row.impression.impression_id for row in group.rows if row.kind in self._sees]
+            names = [row.impression.impression_id for row in group.rows.others if row.kind in self._sees]
             # Mishaps aside, every click is known; a made-up one has the law of the middle.
             self._given.short_share = np.array([short_share.get(name, 0.35) for name in names])
 

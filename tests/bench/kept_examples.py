@@ -13,9 +13,10 @@ from models.delay import method_of
 from models.schema import Feature
 from streaming.batching import Batcher
 from streaming.events import Impression
+from streaming.examples import Examples, Kind
 from streaming.features import FeatureReader
 from streaming.lab.compare.stream import Group, Stream, _group
-from streaming.label import EVERY_POLICY, Example, Kind
+from streaming.label import EVERY_POLICY
 from streaming.settings import Settings
 
 
@@ -66,17 +67,18 @@ class ReadOnce(FeatureReader):
         self._alive: list[msgspec.Raw] = []
         self._table: Table | None = None
 
-    def keep(self, examples: Iterable[Example]) -> None:
+    def keep(self, examples: Examples) -> None:
         """Makes one object of each impression that examples are about, and reads those that are new."""
         first = len(self._alive)
-        for example in examples:
-            own = example.impression
+        for place, own in enumerate(examples.impressions):
             known = self._kept.setdefault(own.impression_id, own)
             if known is not own and bytes(known.features) == bytes(own.features):
-                msgspec.structs.force_setattr(example, "impression", known)
+                examples.impressions[place] = known
             elif id(own.features) not in self._row_of:
                 self._row_of[id(own.features)] = len(self._alive)
                 self._alive.append(own.features)
+        for place, example in zip(examples.places.tolist(), examples.others, strict=True):
+            msgspec.structs.force_setattr(example, "impression", examples.impressions[place])
         if new := self._alive[first:]:
             table = Table.of(super().read(new))
             self._table = table if self._table is None else self._table.and_then(table)
@@ -91,12 +93,14 @@ class ReadOnce(FeatureReader):
 class Read(Stream):
     """A log read through: its examples, not in batches yet."""
 
-    def examples(self) -> Iterator[Example]:
+    def examples(self) -> Examples:
         """All that is due by the log's end."""
+        parts: list[Examples] = []
         for arrivals in self.source:
             self._join.on_arrivals(arrivals)
             if arrivals.watermark_ms is not None:
-                yield from self._policy.on_due(self._join.on_watermark(arrivals.watermark_ms)[0])
+                parts.append(self._policy.on_due(self._join.on_watermark(arrivals.watermark_ms)[0]))
+        return Examples.joined(parts)
 
 
 class KeptStream:
@@ -109,12 +113,12 @@ class KeptStream:
     """
 
     def __init__(
-        self, examples: Sequence[Example], settings: Settings, *, edges_ms: tuple[int, ...], since_ms: int | None
+        self, examples: Examples, settings: Settings, *, edges_ms: tuple[int, ...], since_ms: int | None
     ) -> None:
         kinds = {*EVERY_POLICY, *map(Kind, method_of(settings.labels.method).sees)}
         batching = settings.batching
         batcher = Batcher(batch_size=batching.batch_size, batch_interval_ms=batching.batch_interval_ms)
-        shown = [example for example in examples if example.kind in kinds]
+        shown = examples.where(np.isin(examples.kinds, [int(kind) for kind in kinds]))
         groups = map(_group, [*batcher.on_examples(shown), *batcher.flush()])
         self._groups = list(groups if since_ms is None else _since(groups, since_ms))
         self.edges_ms = edges_ms
@@ -126,9 +130,11 @@ class KeptStream:
 
 def _since(groups: Iterable[Group], since_ms: int) -> Iterator[Group]:
     for group in groups:
-        rows, aged, outcomes = (
+        times = np.array([shown.event_time_ms for shown in group.rows.impressions], np.int64)
+        rows = group.rows.where(times >= since_ms)
+        aged, outcomes = (
             [example for example in some if example.impression.event_time_ms >= since_ms]
-            for some in (group.rows, group.aged, group.outcomes)
+            for some in (group.aged, group.outcomes)
         )
-        if rows or aged or outcomes:
+        if len(rows) or aged or outcomes:
             yield Group(rows, aged, outcomes, group.at_ms)

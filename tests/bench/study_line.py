@@ -22,12 +22,12 @@ from models.batch import Float64, Inputs, Int64
 from models.delay import METHODS, method_of
 from models.feature_weights import rows_of
 from models.trainer import Learner, Snapshot
+from streaming.examples import Examples
 from streaming.lab.compare.files import read_clicks
 from streaming.lab.compare.protocol import Plan, plan_of, read_inputs, read_outcomes
 from streaming.lab.compare.runs import Hours, Walk, _chunks, lead
 from streaming.lab.compare.stream import Stream, as_compared
 from streaming.lab.world import World, generate, truth_of
-from streaming.label import Example
 from streaming.pipeline import learner_of
 from streaming.settings import Settings, load
 
@@ -120,7 +120,7 @@ class Course:
         self.short_share: Float64 = truth.short_share[places]
         self.days: Int64 = (self.clicks.click_ms - plan.starts_ms) // DAY_MS
         self.reader = ReadOnce(settings.features)
-        self._fullest: tuple[list[Example], tuple[int, ...]] | None = None
+        self._fullest: tuple[Examples, tuple[int, ...]] | None = None
 
     def short_share_by_impression(self) -> dict[str, float]:
         """What decides each clicked impression's delay law."""
@@ -152,13 +152,13 @@ class Course:
         since_ms = None if is_primed else self.plan.starts_ms
         return KeptStream(examples, settings, edges_ms=edges_ms, since_ms=since_ms)
 
-    def _read(self, method: str) -> tuple[list[Example], tuple[int, ...]]:
+    def _read(self, method: str) -> tuple[Examples, tuple[int, ...]]:
         """The examples of a method, and its edges."""
         outcomes = self.outcomes if method == "oracle" else None
         stream = Read(
             self.log, as_compared(self._settings, method, 0), places=self.plan.primed_places, outcomes=outcomes
         )
-        examples = list(stream.examples())
+        examples = stream.examples()
         self.reader.keep(examples)
         return examples, stream.edges_ms
 
