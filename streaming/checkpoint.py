@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from streaming.joined import JoinSnapshot
+from streaming.join import JoinSnapshot
 from streaming.log_file import Place
 from streaming.open_clicks import OpenClick
 from streaming.recalibrating import OpenRaw

@@ -28,36 +28,33 @@ what was already cleared away, so that it does not matter in how large steps the
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from itertools import compress, repeat
+from itertools import compress
 from math import inf
 from operator import attrgetter
 
+import msgspec
 import numpy as np
 
 from streaming.arrivals import Arrivals
 from streaming.events import Click, Conversion, Event, Fact, Impression
 from streaming.held import Held
-from streaming.joined import (
-    CLICK_SLOT,
-    CONVERSION_SLOT,
-    Door,
-    Due,
-    Dues,
-    JoinedImpression,
-    JoinSnapshot,
-    Schedule,
-    Side,
-    Windows,
-    pack_joined,
-    unpack_joined,
-)
-from streaming.log_file import Int64
-from streaming.pending import Pending, Record
-from streaming.remembered import Left, Remembered, Times
+from streaming.joined import Door, Dues, JoinedImpression, Schedule, Side, Windows
+from streaming.opened import Opened, OpenedSnapshot
+from streaming.pending import PackedRecord, Pending, Record
+from streaming.remembered import Left, LeftSnapshot, Remembered
 
 _name = attrgetter("impression_id")
+
+
+class JoinSnapshot(msgspec.Struct, frozen=True):
+    """The state of a `Join` as a value."""
+
+    watermark_ms: int | None
+    opened: OpenedSnapshot
+    remembered: LeftSnapshot
+    held: list[tuple[str, PackedRecord]]
+    pending: list[PackedRecord]
 
 
 def owner_of(fact: Fact) -> str:
@@ -78,16 +75,9 @@ class Join:
 
     def __init__(self, windows: Windows, schedule: Schedule) -> None:
         self._windows = windows
-        self._schedule = schedule
         self._watermark_ms: int | None = None
-        self._unclicked: dict[str, Impression] = {}
-        self._clicked: dict[str, JoinedImpression] = {}
-        # On-time impressions take effect in the order of (event time, id), so their click windows close in that order.
-        self._closing: list[Impression] = []
-        self._closing_ms = Times()  # event time of each
-        # Heap of (due time, id, slot): all other slots, and late impressions. Whatever a timer is for stays open until it fires.
-        self._timers: list[tuple[int, str, int]] = []
         self._remembered = Remembered(click_window_ms=windows.click_ms, hold_ms=windows.orphan_hold_ms)
+        self._opened = Opened(windows, schedule, self._remembered)
         self._held = Held(windows.orphan_hold_ms)
         self._pending = Pending()
         self._due: list[Dues] = []
@@ -100,12 +90,7 @@ class Join:
     @property
     def next_ms(self) -> int | None:
         """No watermark up to this one (it included) lets anything take effect or leave; None: none does, however far."""
-        times_ms = (
-            self._pending.next_ms,
-            self._held.next_ms,
-            self._timers[0][0] if self._timers else None,
-            self._closing_ms[0] + self._windows.click_ms if self._closing else None,
-        )
+        times_ms = (self._pending.next_ms, self._held.next_ms, self._opened.next_ms)
         return min((ms for ms in times_ms if ms is not None), default=None)
 
     def on_watermark(self, watermark_ms: int, *, is_halt: bool = False) -> tuple[Dues, list[Side]]:
@@ -123,7 +108,9 @@ class Join:
         # the millisecond in which both happen).
         while (bound_ms := self._next_bound_ms(watermark_ms, is_halt)) is not None:
             self._take_effect(bound_ms, is_halt and bound_ms == watermark_ms)
-            self._let_leave(bound_ms)
+            self._due.append(self._opened.let_leave(bound_ms))
+            self._expire_held(bound_ms)
+            self._remembered.forget(bound_ms)
             self._watermark_ms = bound_ms
         due, sides, self._due, self._sides = self._due, self._sides, [], []
         return Dues.joined(due), sides
@@ -160,8 +147,7 @@ class Join:
         plain = list(compress(names, is_plain.tolist()))
         different = set(plain)
         known = self._remembered.may_hold(plain)
-        known |= self._unclicked.keys() & different
-        known |= self._clicked.keys() & different
+        known |= self._opened.among(different)
         if len(different) < len(plain):
             known |= {name for name, count in Counter(plain).items() if count > 1}
         for number in np.flatnonzero(~is_plain).tolist():
@@ -178,9 +164,7 @@ class Join:
             for event, position, now_ms in zip(events, positions, nows, strict=True):
                 self._take_one(event, position, now_ms)
             return
-        self._unclicked.update(zip(names, events, strict=True))  # type: ignore[arg-type]
-        self._closing.extend(events)  # type: ignore[arg-type]
-        self._closing_ms.extend(nows)
+        self._opened.add(names, events, nows)  # type: ignore[arg-type]
 
     def _take_one(self, event: Event, position: int, now_ms: int) -> None:
         if self._held_until_ms() < now_ms:
@@ -189,25 +173,19 @@ class Join:
             self._on_fact(self._pending.record(position), now_ms)
             return
         name = event.impression_id
-        is_open = name in self._unclicked or name in self._clicked
-        if is_open or now_ms != event.event_time_ms or self._remembered.holds(name, now_ms=now_ms):
-            if not self._may_open(self._pending.record(position), now_ms):
+        is_known = name in self._opened or self._remembered.holds(name, now_ms=now_ms)
+        if is_known or now_ms != event.event_time_ms:
+            if not self._may_open(self._pending.record(position), is_known, now_ms):
                 return
-            heapq.heappush(self._timers, (self._close_ms(event), name, CLICK_SLOT))
+            self._opened.add_late(event)
         else:
-            self._closing.append(event)
-            self._closing_ms.extend([now_ms])
-        self._unclicked[name] = event
+            self._opened.add([name], [event], [now_ms])
         if name in self._held.names:
             self._release_held(name, now_ms)
 
-    def _close_ms(self, impression: Impression) -> int:
-        return impression.event_time_ms + self._windows.click_ms
-
-    def _may_open(self, record: Record, now_ms: int) -> bool:
+    def _may_open(self, record: Record, is_known: bool, now_ms: int) -> bool:
         """Whether an impression that came late, or whose id is known, is the first of its name and still in its window."""
-        name = record.event.impression_id
-        if name in self._unclicked or name in self._clicked or self._remembered.holds(name, now_ms=now_ms):
+        if is_known:
             self._leave_by("duplicates", "an impression with this id is there or has just left", record)
             return False
         if record.event.event_time_ms + self._windows.click_ms < now_ms:
@@ -219,13 +197,13 @@ class Join:
         """What becomes of a click or conversion: the table at the top of this module."""
         name = owner_of(record.event)  # type: ignore[arg-type]
         is_click = type(record.event) is Click
-        joined, shown = self._clicked.get(name), self._unclicked.get(name)
-        if joined is not None and self._leave_ms(joined) >= now_ms:
+        joined, shown = self._opened.clicked.get(name), self._opened.unclicked.get(name)
+        if joined is not None and self._opened.leave_ms(joined) >= now_ms:
             if is_click or joined.conversion_ms is not None:
                 self._leave_by("duplicates", f"the impression has its {record.kind.name.lower()} already", record)
             else:
                 self._convert(joined, record, now_ms)
-        elif shown is not None and self._close_ms(shown) >= now_ms:
+        elif shown is not None and self._opened.close_ms(shown) >= now_ms:
             if is_click:
                 self._click(shown, record, now_ms)
             else:
@@ -242,12 +220,6 @@ class Join:
         if joined is not None:
             return Left(joined.impression.event_time_ms, joined.click_ms, joined.conversion_ms is not None)
         return None if shown is None else Left(shown.event_time_ms, None, False)
-
-    def _leave_ms(self, joined: JoinedImpression) -> int:
-        """When nothing can come to a clicked impression any more, as far as is known now."""
-        assert joined.click_ms is not None
-        assert joined.click_known_ms is not None
-        return max(joined.click_ms + self._windows.attribution_ms, joined.click_known_ms)
 
     def _on_fact_of_left(self, record: Record, left: Left, is_click: bool) -> None:
         if left.is_converted or (is_click and left.click_ms is not None):
@@ -274,11 +246,7 @@ class Join:
         if not self._is_within(record.event.event_time_ms - impression_ms, self._windows.click_ms):
             self._leave_by("out_of_window", _outside(record, impression_ms, self._windows.click_ms), record)
             return
-        click_ms = max(record.event.event_time_ms, impression_ms)
-        del self._unclicked[name]
-        self._clicked[name] = JoinedImpression(shown, click_ms, now_ms)
-        for slot, after_ms in self._schedule.after_click_ms:
-            heapq.heappush(self._timers, (max(click_ms + after_ms, now_ms), name, slot))
+        self._opened.click(name, max(record.event.event_time_ms, impression_ms), now_ms=now_ms)
         if name in self._held.names:
             self._release_held(name, now_ms)
 
@@ -288,15 +256,8 @@ class Join:
         if not self._is_within(record.event.event_time_ms - joined.click_ms, self._windows.attribution_ms):
             self._leave_by("out_of_window", _outside(record, joined.click_ms, self._windows.attribution_ms), record)
             return
-        joined.conversion_ms = max(record.event.event_time_ms, joined.click_ms)
-        joined.conversion_known_ms = now_ms
-        joined.value = record.event.value
-        name = joined.impression.impression_id
-        if self._schedule.tells_conversion:
-            heapq.heappush(self._timers, (max(joined.conversion_ms, now_ms), name, CONVERSION_SLOT))
-        for slot, age_ms in self._schedule.at_ages_ms:
-            if age_ms >= joined.conversion_ms - joined.click_ms:
-                heapq.heappush(self._timers, (max(joined.click_ms + age_ms, now_ms), name, slot))
+        conversion_ms = max(record.event.event_time_ms, joined.click_ms)
+        self._opened.convert(joined, conversion_ms, record.event.value, now_ms=now_ms)
 
     def _held_until_ms(self) -> float:
         until_ms = self._held.next_ms
@@ -320,67 +281,15 @@ class Join:
     def _leave_by(self, door: Door, reason: str, record: Record) -> None:
         self._sides.append(Side(door, reason, record))
 
-    def _let_leave(self, watermark_ms: int) -> None:
-        """Emits what is due before the watermark, and lets impressions go that nothing more can come to."""
-        unclicked, due_ms, closed = self._let_close(watermark_ms)
-        late, timed = self._let_time_out(watermark_ms)
-        if late:  # impressions that came late and were not clicked: few
-            unclicked = sorted(unclicked + late, key=lambda shown: (shown.event_time_ms, shown.impression_id))
-            due_ms = np.array([self._close_ms(shown) for shown in unclicked], np.int64)
-        clicked = sorted(closed + timed, key=_order_of) if closed else timed
-        if len(unclicked) or clicked:
-            self._due.append(Dues(unclicked, due_ms, _placed(clicked, unclicked, due_ms)))
-        self._expire_held(watermark_ms)
-        self._remembered.forget(watermark_ms)
-
-    def _let_close(self, watermark_ms: int) -> tuple[list[Impression], Int64, list[Due]]:
-        """The impressions on time whose click windows close: those unclicked, with their due times, and what is due of the clicked."""
-        click_window_ms = self._windows.click_ms
-        times_ms = self._closing_ms.take_below(watermark_ms - click_window_ms)
-        closed = self._closing[: len(times_ms)]
-        del self._closing[: len(times_ms)]
-        names = list(map(_name, closed))
-        gone = list(map(self._unclicked.pop, names, repeat(None)))
-        clicked: list[Due] = []
-        if not all(gone):  # a struct is true
-            places = [place for place, shown in enumerate(gone) if shown is None]
-            clicked = [
-                Due(times_ms[place] + click_window_ms, CLICK_SLOT, self._clicked[names[place]]) for place in places
-            ]
-            for place in reversed(places):
-                del closed[place], names[place], times_ms[place]
-        self._remembered.add_unclicked(names, times_ms)
-        return closed, np.array(times_ms, np.int64) + click_window_ms, clicked
-
-    def _let_time_out(self, watermark_ms: int) -> tuple[list[Impression], list[Due]]:
-        """The late impressions whose click windows close without a click, and all else that is due of clicked ones."""
-        timers, leave_slot = self._timers, self._schedule.after_click_ms[-1][0]
-        late: list[Impression] = []
-        timed: list[Due] = []
-        while timers and timers[0][0] < watermark_ms:
-            due_ms, name, slot = heapq.heappop(timers)
-            joined = self._clicked.get(name)
-            if joined is None:
-                shown = self._unclicked.pop(name)
-                late.append(shown)
-                self._remembered.add(name, due_ms, Left(shown.event_time_ms, None, False))
-                continue
-            timed.append(Due(due_ms, slot, joined))
-            if slot == leave_slot:
-                del self._clicked[name]
-                left = Left(joined.impression.event_time_ms, joined.click_ms, joined.conversion_ms is not None)
-                self._remembered.add(name, due_ms, left)
-        return late, timed
-
     @property
     def open_impressions(self) -> int:
         """Impressions that something may still come to."""
-        return len(self._unclicked) + len(self._clicked)
+        return len(self._opened)
 
     @property
     def open_clicks(self) -> int:
         """Those of them that were clicked."""
-        return len(self._clicked)
+        return len(self._opened.clicked)
 
     @property
     def remembered_impressions(self) -> int:
@@ -399,16 +308,9 @@ class Join:
 
     def snapshot(self) -> JoinSnapshot:
         """The whole state, as a value."""
-        opened = [*map(JoinedImpression, self._unclicked.values()), *self._clicked.values()]
-        number = {joined.impression.impression_id: index for index, joined in enumerate(opened)}
         return JoinSnapshot(
             watermark_ms=self._watermark_ms,
-            impressions=list(map(pack_joined, opened)),
-            unclicked=[number[name] for name in self._unclicked],
-            clicked=[number[name] for name in self._clicked],
-            closing=[number[shown.impression_id] for shown in self._closing],
-            # A sorted list is a heap too, and the same however it was filled.
-            timers=[(due_ms, slot, number[name]) for due_ms, name, slot in sorted(self._timers)],
+            opened=self._opened.snapshot(),
             remembered=self._remembered.snapshot(),
             held=self._held.snapshot(),
             pending=self._pending.snapshot(),
@@ -416,15 +318,8 @@ class Join:
 
     def restore(self, snapshot: JoinSnapshot) -> None:
         """Takes up where the snapshot was taken, in a new join of the same settings."""
-        opened = [unpack_joined(packed) for packed in snapshot.impressions]
-        names = [joined.impression.impression_id for joined in opened]
         self._watermark_ms = snapshot.watermark_ms
-        self._unclicked = {names[index]: opened[index].impression for index in snapshot.unclicked}
-        self._clicked = {names[index]: opened[index] for index in snapshot.clicked}
-        self._closing = [opened[index].impression for index in snapshot.closing]
-        self._closing_ms = Times()
-        self._closing_ms.extend([shown.event_time_ms for shown in self._closing])
-        self._timers = [(due_ms, names[index], slot) for due_ms, slot, index in snapshot.timers]
+        self._opened.restore(snapshot.opened)
         self._remembered.restore(snapshot.remembered)
         self._held.restore(snapshot.held)
         self._pending.restore(snapshot.pending)
@@ -432,22 +327,3 @@ class Join:
 
 def _outside(record: Record, after_ms: int, window_ms: int) -> str:
     return f"it came {record.event.event_time_ms - after_ms} ms after what it follows, the window is {window_ms} ms"
-
-
-def _placed(clicked: list[Due], unclicked: list[Impression], due_ms: Int64) -> list[tuple[int, Due]]:
-    """Each with the number of the unclicked impression that it comes before."""
-    own_ms = [due.due_ms for due in clicked]
-    first, last = (np.searchsorted(due_ms, own_ms, side).tolist() for side in ("left", "right"))
-    placed = list(zip(first, clicked, strict=True))
-    for number in [
-        number for number, place in enumerate(first) if place < last[number]
-    ]:  # some are due at the same time
-        place, name = first[number], clicked[number].joined.impression.impression_id
-        while place < last[number] and unclicked[place].impression_id < name:
-            place += 1
-        placed[number] = place, clicked[number]
-    return placed
-
-
-def _order_of(due: Due) -> tuple[int, str, int]:
-    return due.due_ms, due.joined.impression.impression_id, due.slot

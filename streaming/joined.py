@@ -10,8 +10,7 @@ import numpy as np
 
 from streaming.events import Impression, PackedEvent, pack, unpack
 from streaming.log_file import Int64
-from streaming.pending import PackedRecord, Record
-from streaming.remembered import LeftSnapshot
+from streaming.pending import Record
 
 Door = Literal["late", "orphans", "duplicates", "out_of_window"]
 
@@ -65,6 +64,20 @@ class Dues:
         self.clicked = clicked
 
     @classmethod
+    def merged(cls, unclicked: list[Impression], due_ms: Int64, clicked: list[Due]) -> Dues:
+        """Unclicked impressions in order, and what is due of clicked ones in any."""
+        ordered = sorted(clicked, key=_order_of)
+        own_ms = [due.due_ms for due in ordered]
+        first, last = (np.searchsorted(due_ms, own_ms, side).tolist() for side in ("left", "right"))
+        placed = list(zip(first, ordered, strict=True))
+        for number in [number for number, place in enumerate(first) if place < last[number]]:  # due at the same time
+            place, name = first[number], ordered[number].joined.impression.impression_id
+            while place < last[number] and unclicked[place].impression_id < name:
+                place += 1
+            placed[number] = place, ordered[number]
+        return cls(unclicked, due_ms, placed)
+
+    @classmethod
     def joined(cls, parts: Sequence[Dues]) -> Dues:
         """Several, one after the other."""
         if len(parts) == 1:
@@ -87,6 +100,10 @@ class Dues:
             start = place
             if due is not None:
                 yield due
+
+
+def _order_of(due: Due) -> tuple[int, str, int]:
+    return due.due_ms, due.joined.impression.impression_id, due.slot
 
 
 class Side(msgspec.Struct, frozen=True, gc=False):
@@ -130,20 +147,6 @@ class PackedJoined(msgspec.Struct, frozen=True, array_like=True):
     conversion_ms: int | None
     conversion_known_ms: int | None
     value: float | None
-
-
-class JoinSnapshot(msgspec.Struct, frozen=True):
-    """The state of a `Join` as a value; `unclicked`, `clicked`, `closing` and `timers` point into `impressions`."""
-
-    watermark_ms: int | None
-    impressions: list[PackedJoined]
-    unclicked: list[int]
-    clicked: list[int]
-    closing: list[int]
-    timers: list[tuple[int, int, int]]
-    remembered: LeftSnapshot
-    held: list[tuple[str, PackedRecord]]
-    pending: list[PackedRecord]
 
 
 def pack_joined(joined: JoinedImpression) -> PackedJoined:

@@ -42,7 +42,7 @@ def part_of(data: bytes) -> Part:
 
 def test_a_cut_comes_back_whole(files: dict[str, bytes]) -> None:
     cut, tensors = cut_of(7)
-    assert cut.join.impressions
+    assert cut.join.opened.impressions
     assert cut.batch
     assert cut.clicks
     assert tensors

@@ -180,7 +180,7 @@ def assert_every_record_has_left_by_one_door_or_is_still_there(
     examples = output.rows("examples.jsonl.zst")
     told = {(row["impression_id"], row["impression_ms"]) for row in examples if row["slot"] == "click"}
     snapshot = pipeline._join.snapshot()
-    waiting = [snapshot.impressions[index] for index in snapshot.opened]
+    waiting = snapshot.opened.impressions
     untold = [one for one in waiting if (one.impression.impression_id, one.impression.event_time_ms) not in told]
     impressions = len(told) + len(untold)
     clicks = sum(row["kind"] == "CLICKED" for row in examples) + sum(one.click_ms is not None for one in untold)

@@ -449,8 +449,8 @@ def test_every_record_leaves_by_exactly_one_door_or_is_still_there(stream: list[
     until = max([until, *(watermark for _, watermark in stream)])
     dues, sides = feed(join, stream, until)
     joined = {id(due.joined): due.joined for due in dues}
-    joined |= {id(one): one for one in join._clicked.values()}
-    used = len(join._unclicked) + sum(
+    joined |= {id(one): one for one in join._opened.clicked.values()}
+    used = len(join._opened.unclicked) + sum(
         1 + (one.click_ms is not None) + (one.conversion_ms is not None) for one in joined.values()
     )
     assert used + len(sides) + join.held_facts + join.pending_records == len(stream)
