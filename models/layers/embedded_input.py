@@ -172,9 +172,13 @@ class EmbeddedInput:
                 slope = (slope.reshape(-1, part.width) * share[:, None]).index_select(0, owner)  # (ids in bags, D)
             terms[part.width].append(slope.reshape(-1, part.width))
         return {
+<<<<<<< HEAD
             width: _sums(
                 own[0] if len(own) == 1 else torch.cat(own), located.places[width].inverse, len(vectors[width])
             )
+=======
+            width: _sums(torch.cat(own) if len(own) > 1 else own[0], located.places[width])
+>>>>>>> h/step
             for width, own in terms.items()
         }
 
@@ -191,14 +195,19 @@ def _bags(inputs: Inputs, bags: tuple[int, ...]) -> tuple[Int64, Int64]:
     return np.concatenate(ids), np.concatenate(offsets)
 
 
-def _sums(terms: torch.Tensor, inverse: torch.Tensor, rows: int) -> torch.Tensor:
-    """The sum of the terms of each row, always added in the same order: (n, D) -> (rows, D)."""
+def _sums(terms: torch.Tensor, places: Places) -> torch.Tensor:
+    """The terms of each row added up, always in the same order: (n, D) -> (U, D)."""
+    rows = len(places.rows)
     if terms.device.type != "cpu":
         # There scatter_add_ adds atomically, in any order; the backward of an embedding sorts.
+<<<<<<< HEAD
         summed: torch.Tensor = torch.ops.aten.embedding_dense_backward(terms, inverse, rows, -1, False)
+=======
+        summed: torch.Tensor = torch.ops.aten.embedding_dense_backward(terms, places.inverse, rows, -1, False)
+>>>>>>> h/step
         return summed
     # The terms of a row are a bag: .5 ms for 41k terms of width 16, where scatter_add_ and index_add_ take 1.6 ms (one core).
-    row = inverse.numpy()
+    row = places.inverse.numpy()
     starts = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=rows), out=starts[1:])
     order = torch.from_numpy(_order(row, rows))
