@@ -34,14 +34,8 @@ class Distinct:
             self._slots = np.zeros(1 << (2 * len(ids) - 1).bit_length(), np.int32)
         ids, positions = np.ascontiguousarray(ids), np.arange(len(ids), dtype=np.int32)
         slots = _spread(ids, len(self._slots))
-<<<<<<< HEAD
-        self._slots.fill(
-            0
-        )  # from end to end, so that what follows finds them in the cache: .22 ms for both, .4 without
-=======
         # First in one sweep, so that they are in the cache: .2 ms for both, where the second alone takes .4.
         self._slots.fill(0)
->>>>>>> h/step
         self._slots[slots[::-1]] = positions[::-1]  # of equal slots, the last to be written stays
         first = self._slots[slots].astype(np.int64)
         astray = np.flatnonzero(ids[first] != ids)

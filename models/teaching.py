@@ -80,13 +80,7 @@ class Teaching:
         )
         self.method: Method = method_of(labels.method)
         self._labels = labels
-<<<<<<< HEAD
-        self._sees: Bool = np.isin(
-            np.arange(len(Event)), self.method.sees
-        )  # by code: isin takes longer than all the rest
-=======
         self._sees: Bool = np.isin(np.arange(len(Event)), self.method.sees)  # by code
->>>>>>> h/step
         as_published = self.method.as_published if labels.normalization == "paper" else None
         self._pairs = self.method.pairs if as_published is None else as_published
         first_look_ms = 0 if self.method.observes_at_click else observation_window_ms

@@ -172,13 +172,7 @@ class EmbeddedInput:
                 slope = (slope.reshape(-1, part.width) * share[:, None]).index_select(0, owner)  # (ids in bags, D)
             terms[part.width].append(slope.reshape(-1, part.width))
         return {
-<<<<<<< HEAD
-            width: _sums(
-                own[0] if len(own) == 1 else torch.cat(own), located.places[width].inverse, len(vectors[width])
-            )
-=======
             width: _sums(torch.cat(own) if len(own) > 1 else own[0], located.places[width])
->>>>>>> h/step
             for width, own in terms.items()
         }
 
@@ -200,11 +194,7 @@ def _sums(terms: torch.Tensor, places: Places) -> torch.Tensor:
     rows = len(places.rows)
     if terms.device.type != "cpu":
         # There scatter_add_ adds atomically, in any order; the backward of an embedding sorts.
-<<<<<<< HEAD
-        summed: torch.Tensor = torch.ops.aten.embedding_dense_backward(terms, inverse, rows, -1, False)
-=======
         summed: torch.Tensor = torch.ops.aten.embedding_dense_backward(terms, places.inverse, rows, -1, False)
->>>>>>> h/step
         return summed
     # The terms of a row are a bag: .5 ms for 41k terms of width 16, where scatter_add_ and index_add_ take 1.6 ms (one core).
     row = places.inverse.numpy()
