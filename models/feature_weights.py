@@ -129,7 +129,9 @@ def rows_of(inputs: Inputs, rows: Int64) -> Inputs:
     count = len(inputs)
     bags = (len(inputs.bag_offsets) - 1) // count if count else 0
     kept = (np.arange(bags)[:, None] * count + rows).ravel()  # bag g of row b is number g * B + b
-    sizes = np.diff(inputs.bag_offsets)[kept]
-    offsets = np.append(0, np.cumsum(sizes))
-    ids = np.repeat(inputs.bag_offsets[kept] - offsets[:-1], sizes) + np.arange(offsets[-1])
+    starts = inputs.bag_offsets[kept]
+    sizes = inputs.bag_offsets[kept + 1] - starts
+    offsets = np.zeros(len(kept) + 1, np.int64)
+    np.add.accumulate(sizes, out=offsets[1:])
+    ids = (starts - offsets[:-1]).repeat(sizes) + np.arange(offsets[-1])
     return Inputs(inputs.ids[rows], inputs.bag_ids[ids], offsets, inputs.numbers[rows])
