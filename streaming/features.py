@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
-from models.batch import Float32, Float64, Inputs, Int64
+from models.batch import Bool, Float32, Float64, Inputs, Int64
 from models.features import Columns, salt_of
 from models.schema import Feature
 from streaming.fields import Column, Field, FieldReader, Form, Raw
-from streaming.ids import Salt, from_digests
+from streaming.ids import Salt, crossed, from_digests
+from streaming.lists import Lists, lines
+from streaming.texts import Texts, joined
+from streaming.xxh3 import Uint64, xxh3_64
 
-# Rows that are parsed and hashed before the next are looked at. Their values, about 2.5 KB a row as Python objects, then
-# stay in the cache of a core: 6.3 us a row (7.7 beside busy neighbours), where 2,048 at once take 7.3 (11.1), 16 at once 7.9 (9.3).
-_CHUNK = 64
+# Rows that are decoded before the next are looked at. Their values, about 1 KB a row as Python objects, then stay in the
+# cache of a core.
+_CHUNK = 128
+# With fewer rows than this the calls of numpy that a glance makes, some 100, cost more than they spare.
+_FEW = 128
 
 
 class FeatureReader:
@@ -49,23 +55,25 @@ class FeatureReader:
     def __init__(self, features: Sequence[Feature]) -> None:
         columns = Columns.of(features)
         salts = {salt_of(feature): Salt(salt_of(feature)) for feature in columns.embedded}
-        of_single = {feature.name: number for number, feature in enumerate(columns.single)}
-        # What is parsed: the categorical and bucketed features, in the order of their columns, then bags, then numbers.
-        self._words = [(of_single[f.name], salts[salt_of(f)]) for f in columns.single if f.kind == "categorical"]
-        self._buckets = [
-            (of_single[f.name], _Buckets(f, salts[salt_of(f)])) for f in columns.single if f.kind == "numeric"
-        ]
-        self._crosses = [
-            (of_single[f.name], salts[salt_of(f)], [of_single[name] for name in f.inputs])
-            for f in columns.single
-            if f.kind == "crossed"
-        ]
-        self._bags = [(feature.max_length, salts[salt_of(feature)]) for feature in columns.bags]
-        self._numbers = columns.numbers
-        self._width = len(columns.single)
-        read = [f for f in (*columns.single, *columns.bags, *columns.numbers) if f.kind != "crossed"]
+        words = [feature for feature in columns.single if feature.kind == "categorical"]
+        bucketed = [feature for feature in columns.single if feature.kind == "numeric"]
+        # What is read, in this order.
+        read = [*words, *columns.bags, *bucketed, *columns.numbers]
         self._fields = FieldReader([Field(f.name, f.name if f.path is None else f.path, _form(f)) for f in read])
         self.faults = self._fields.faults
+
+        self._words = len(words)
+        self._salts = [salts[salt_of(feature)] for feature in (*words, *columns.bags)]
+        self._seeds = np.array([salt.seed for salt in self._salts], np.uint64)
+        self._bags = [(feature.max_length, salts[salt_of(feature)].missing) for feature in columns.bags]
+        self._buckets = [_Buckets(feature, salts[salt_of(feature)]) for feature in bucketed]
+        self._crosses = _Crosses.of(columns.single, salts)
+        self._width = len(columns.single)
+        self._numbers = columns.numbers
+        self._is_log = np.array([feature.transform == "log" for feature in columns.numbers], np.bool_)
+        # (K, 1)
+        self._centers = np.array([feature.center for feature in columns.numbers], np.float64)[:, None]
+        self._scales = np.array([feature.scale for feature in columns.numbers], np.float64)[:, None]
 
     def read(self, raws: Sequence[Raw]) -> Inputs:
         """The inputs of these rows, in their order.
@@ -73,92 +81,189 @@ class FeatureReader:
         Args:
             raws: B JSON objects, each whole; none is fine.
         """
-        rows = len(raws)
-        words: list[list[bytes]] = [[] for _ in self._words]
-        bags = [_Bag(max_length, salt) for max_length, salt in self._bags]
-        buckets: list[list[float | None]] = [[] for _ in self._buckets]
-        numbers: list[list[float | None]] = [[] for _ in self._numbers]
-        for start in range(0, rows, _CHUNK):
-            columns = iter(self._fields.read(raws[start : start + _CHUNK]))
-            for digests, (_, salt) in zip(words, self._words, strict=True):
-                digests.append(salt.digests(next(columns)))
-            for values in buckets:
-                values.extend(next(columns))
-            for bag in bags:
-                bag.extend(next(columns))
-            for values in numbers:
-                values.extend(next(columns))
+        if len(raws) < _FEW:
+            return self._inputs(self._read(raws))
+        found, odd = self._glance(raws)
+        if odd.any():
+            rows = np.flatnonzero(odd)
+            found.put(rows, self._read([raws[row] for row in rows.tolist()]))
+        return self._inputs(found)
 
-        ids = np.empty((rows, self._width), np.int64)  # (B, F)
-        for digests, (column, _) in zip(words, self._words, strict=True):
-            ids[:, column] = from_digests(b"".join(digests))
-        for values, (column, bucket) in zip(buckets, self._buckets, strict=True):
-            ids[:, column] = bucket.ids(_floats(values))
-        for column, salt, inputs in self._crosses:
-            ids[:, column] = salt.cross([ids[:, other] for other in inputs])
-        bag_ids, lengths = _joined([bag.ids() for bag in bags])  # (N,), (G * B,)
-        plain = np.empty((rows, len(self._numbers)), np.float32)  # (B, K)
-        for column, (values, feature) in enumerate(zip(numbers, self._numbers, strict=True)):
-            plain[:, column] = self._transformed(feature, _floats(values))
+    def _glance(self, raws: Sequence[Raw]) -> tuple[_Found, Bool]:
+        """What rows hold in which nothing is wrong or unusually written, mostly all; and which are odd, (B,).
+
+        The lists of an odd row hold nothing, and what else is found there is not to be used.
+        """
+        rows = len(raws)
+        odd = np.zeros(rows, np.bool_)
+        words: list[list[bytes]] = [[] for _ in range(self._words)]
+        bags: list[list[bytes]] = [[] for _ in self._bags]
+        numbers = np.empty((len(self._buckets) + len(self._numbers), rows), np.float64)
+        for start in range(0, rows, _CHUNK):
+            columns, strays = self._fields.glance(raws[start : start + _CHUNK])
+            odd[[start + row for row in strays]] = True
+            column = iter(columns)
+            for pieces in words:
+                pieces.append(joined(next(column)))
+            for pieces in bags:
+                pieces.append(lines(next(column)))
+            numbers[:, start : start + _CHUNK] = _floats(list(column), min(_CHUNK, rows - start))
+
+        texts = Texts.split(list(chain.from_iterable(words)), len(words) * rows)
+        if texts is None:  # A NUL in a word, who knows which.
+            return self._read(raws), np.zeros(rows, np.bool_)
+        lists = []
+        for pieces in bags:
+            of_bag, is_plain = Lists.read(pieces, rows)
+            lists.append(of_bag)
+            odd |= ~is_plain
+        if odd.any():
+            lists = [of_bag.without(odd) for of_bag in lists]
+        seeds = self._seeds.repeat([rows] * self._words + [len(of_bag.words) for of_bag in lists])
+        ids = xxh3_64(Texts.together([texts, *(of_bag.words for of_bag in lists)]), seeds).view(np.int64)
+        return self._found(ids, [of_bag.counts for of_bag in lists], numbers), odd
+
+    def _read(self, raws: Sequence[Raw]) -> _Found:
+        """What rows hold, however odd; what is wrong in them is counted."""
+        columns = iter(self._fields.read(raws))
+        digests = [salt.digests(next(columns)) for salt in self._salts[: self._words]]
+        lengths = []
+        for salt in self._salts[self._words :]:
+            lists = [words or () for words in next(columns)]
+            lengths.append(np.fromiter(map(len, lists), np.int64, len(lists)))
+            digests.append(salt.digests(list(chain.from_iterable(lists))))
+        return self._found(from_digests(b"".join(digests)), lengths, _floats(list(columns), len(raws)))
+
+    def _found(self, ids: Int64, lengths: list[Int64], numbers: Float64) -> _Found:
+        """Takes apart the ids of all words, feature after feature, and of all lists behind them."""
+        rows = numbers.shape[1]
+        end = self._words * rows
+        words, bags = ids[:end].reshape(self._words, rows), []
+        for of_bag in lengths:
+            start, end = end, end + int(of_bag.sum())
+            bags.append((ids[start:end], of_bag))
+        return _Found(words, bags, numbers)
+
+    def _inputs(self, found: _Found) -> Inputs:
+        rows = found.numbers.shape[1]
+        ids = np.empty((self._width, rows), np.int64)
+        ids[: self._words] = found.words
+        for place, (buckets, x) in enumerate(zip(self._buckets, found.numbers, strict=False), self._words):
+            ids[place] = buckets.ids(x)
+        for crosses in self._crosses:
+            ids[crosses.places] = crossed(crosses.crossings, [ids[places] for places in crosses.inputs])
+        bags = [
+            _filled(*_shortened(of_bag, lengths, max_length), missing)
+            for (of_bag, lengths), (max_length, missing) in zip(found.bags, self._bags, strict=True)
+        ]
         return Inputs(
-            ids=ids,
-            bag_ids=bag_ids,
-            bag_offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-            numbers=plain,
+            ids=ids.T.copy(),
+            bag_ids=np.concatenate([np.empty(0, np.int64), *(of_bag for of_bag, _ in bags)]),
+            bag_offsets=np.concatenate([np.zeros(1, np.int64), *(lengths for _, lengths in bags)]).cumsum(),
+            numbers=self._transformed(found.numbers[len(self._buckets) :]),
         )
 
-    def _transformed(self, feature: Feature, x: Float64) -> Float32:
+    def _transformed(self, x: Float64) -> Float32:
+        """(K, B) to (B, K)."""
         with np.errstate(over="ignore"):
-            if feature.transform == "log":
-                x = np.sign(x) * np.log1p(np.abs(x))
-            transformed = ((x - feature.center) / feature.scale).astype(np.float32)
-        too_large = np.isinf(transformed)
+            logs = x[self._is_log]
+            x[self._is_log] = np.sign(logs) * np.log1p(np.abs(logs))
+            numbers = ((x - self._centers) / self._scales).astype(np.float32)
+        too_large = np.isinf(numbers)
         if too_large.any():
-            transformed[too_large] = np.nan
-            self.faults[feature.name] = self.faults.get(feature.name, 0) + int(too_large.sum())
-        return transformed
+            numbers[too_large] = np.nan
+            for feature, faults in zip(self._numbers, too_large.sum(axis=1).tolist(), strict=True):
+                if faults:
+                    self.faults[feature.name] = self.faults.get(feature.name, 0) + faults
+        return numbers.T.copy()
 
 
 class _Buckets:
     """The id of the bucket a number falls in."""
 
     def __init__(self, feature: Feature, salt: Salt) -> None:
-        self._boundaries = np.array(feature.boundaries, np.float64)
-        self._ids = salt.ids([*range(len(feature.boundaries) + 1), None])  # the last for missing
+        # NaN, which is missing, is sorted behind every number: in a bucket of its own.
+        self._boundaries = np.array([*feature.boundaries, np.nan], np.float64)
+        self._ids = salt.ids([*range(len(feature.boundaries) + 1), None])
 
     def ids(self, x: Float64) -> Int64:
-        bucket = np.searchsorted(self._boundaries, x, side="right")
-        bucket[np.isnan(x)] = len(self._ids) - 1
-        return self._ids[bucket]
+        return self._ids[np.searchsorted(self._boundaries, x, side="right")]
 
 
-class _Bag:
-    """One column of lists on its way to ids."""
+@dataclass(frozen=True, slots=True)
+class _Crosses:
+    """C features that are crossed of equally many others, n, and so at once.
 
-    def __init__(self, max_length: int, salt: Salt) -> None:
-        self._max_length = max_length
-        self._salt = salt
-        self._digests: list[bytes] = []
-        self._lengths: list[int] = []
+    Args:
+        places: (C,) which of the single-valued features they are.
+        crossings: (C, 1) of their salts.
+        inputs: (n, C) which of the single-valued features they are made of.
+    """
 
-    def extend(self, column: Column) -> None:
-        lengths = [len(values) if values else 0 for values in column]
-        if max(lengths) > self._max_length:
-            column = [values and values[-self._max_length :] for values in column]
-            lengths = [min(length, self._max_length) for length in lengths]
-        self._lengths += lengths
-        self._digests.append(self._salt.digests(list(chain.from_iterable(filter(None, column)))))
+    places: Int64
+    crossings: Uint64
+    inputs: Int64
 
-    def ids(self) -> tuple[Int64, Int64]:
-        """The ids of all lists, one behind the other, and the length of each; what is empty holds the id of missing."""
-        ids = from_digests(b"".join(self._digests))
-        lengths = np.array(self._lengths, np.int64)
-        empty = lengths == 0
-        if empty.any():
+    @classmethod
+    def of(cls, single: Sequence[Feature], salts: dict[str, Salt]) -> list[_Crosses]:
+        place = {feature.name: number for number, feature in enumerate(single)}
+        alike: dict[int, list[Feature]] = {}
+        for feature in single:
+            if feature.kind == "crossed":
+                alike.setdefault(len(feature.inputs), []).append(feature)
+        return [
+            cls(
+                places=np.array([place[feature.name] for feature in crosses]),
+                crossings=np.array([[salts[salt_of(feature)].crossing] for feature in crosses], np.uint64),
+                inputs=np.array([[place[name] for name in feature.inputs] for feature in crosses]).T.copy(),
+            )
+            for crosses in alike.values()
+        ]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What B rows hold, as ids and numbers.
+
+    Args:
+        words: (W, B) ids of the categorical features.
+        bags: for each bag the ids of all its lists, one behind the other, and (B,) the length of each list.
+        numbers: (K, B) the bucketed ones, then the others; NaN is missing.
+    """
+
+    words: Int64
+    bags: list[tuple[Int64, Int64]]
+    numbers: Float64
+
+    def put(self, rows: Int64, other: _Found) -> None:
+        """Replaces what these rows hold; their lists are empty before."""
+        self.words[:, rows] = other.words
+        self.numbers[:, rows] = other.numbers
+        for bag, ((ids, lengths), (new, new_lengths)) in enumerate(zip(self.bags, other.bags, strict=True)):
             starts = np.cumsum(lengths) - lengths
-            ids = np.insert(ids, starts[empty], self._salt.missing)
-            lengths[empty] = 1
+            lengths[rows] = new_lengths
+            self.bags[bag] = np.insert(ids, np.repeat(starts[rows], new_lengths), new), lengths
+
+
+def _shortened(ids: Int64, lengths: Int64, max_length: int) -> tuple[Int64, Int64]:
+    """Lists with no more than their last `max_length` ids."""
+    if lengths.max(initial=0) <= max_length:
         return ids, lengths
+    to_go = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(ids))
+    return ids[to_go <= max_length], np.minimum(lengths, max_length)
+
+
+def _filled(ids: Int64, lengths: Int64, missing: int) -> tuple[Int64, Int64]:
+    """Lists with the id of missing in each that is empty."""
+    if np.count_nonzero(lengths) == len(lengths):
+        return ids, lengths
+    empty = lengths == 0
+    lengths = np.maximum(lengths, 1)
+    is_found = np.ones(lengths.sum(), np.bool_)
+    is_found[np.cumsum(lengths)[empty] - 1] = False
+    filled = np.full(len(is_found), missing)
+    filled[is_found] = ids
+    return filled, lengths
 
 
 def _form(feature: Feature) -> Form:
@@ -167,12 +272,6 @@ def _form(feature: Feature) -> Form:
     return "words" if feature.is_bag else "word"
 
 
-def _floats(values: list[float | None]) -> Float64:
-    return np.array(values, np.float64)  # None becomes NaN
-
-
-def _joined(bags: list[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:
-    nothing = np.empty(0, np.int64)
-    return np.concatenate([nothing, *(ids for ids, _ in bags)]), np.concatenate(
-        [nothing, *(lengths for _, lengths in bags)]
-    )
+def _floats(columns: Sequence[Column], rows: int) -> Float64:
+    """(len(columns), rows); None becomes NaN."""
+    return np.fromiter(chain.from_iterable(columns), np.float64, len(columns) * rows).reshape(len(columns), rows)

@@ -131,20 +131,69 @@ def test_reading_agrees_with_a_slow_second_writing(rows):
     assert reader.faults == slow.faults
 
 
+WRITINGS = (
+    functools.partial(json.dumps, separators=(",", ":"), ensure_ascii=False),
+    functools.partial(json.dumps, ensure_ascii=False),
+    json.dumps,
+    functools.partial(json.dumps, indent=1),
+)
+
+
+@given(st.lists(ROW, min_size=1, max_size=12), st.sampled_from(WRITINGS))
+@settings(deadline=None, max_examples=60)
+def test_a_batch_of_many_rows_is_what_its_rows_are_one_by_one(rows, dumps):
+    raws, times = [dumps(row).encode() for row in rows], 128 // len(rows) + 1
+    one_by_one, at_once = FeatureReader(FEATURES), FeatureReader(FEATURES)
+    singles = [one_by_one.read([raw]) for raw in raws] * times
+    inputs = at_once.read(raws * times)
+    assert inputs.ids.tolist() == [single.ids[0].tolist() for single in singles]
+    assert bags_of(inputs) == [bags_of(single)[bag] for bag in (0, 1) for single in singles]
+    np.testing.assert_array_equal(inputs.numbers, np.concatenate([single.numbers for single in singles]))
+    assert at_once.faults == {name: times * faults for name, faults in one_by_one.faults.items()}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"tags": ["a", None, 1.5]},
+        {"tags": ["a", 7]},
+        {"tags": "a", "history": ["b"]},
+        {"history": ["\n", '"', "\\", "x"]},
+        {"item": "a\0b"},
+        {"item": {}},
+        {"price": "9.99", "history": ["b"]},
+        {"who": 5},
+        {"price": 1e39, "who": {"score": 1e39}},
+        None,
+        5,
+    ],
+)
+def test_an_odd_row_among_many_changes_none_of_them(odd):
+    usual = {"price": 1, "item": "i7", "who": {"id": 7, "age": 30, "score": 0.5}, "history": ["i1", "i2"], "tags": [1]}
+    reader, slow = FeatureReader(FEATURES), SlowReader()
+    rows = [usual] * 70 + [odd] + [usual] * 70 + [odd]
+    inputs = reader.read([json.dumps(row, separators=(",", ":")).encode() for row in rows])
+    ids, bags, numbers = slow.read(rows)
+    assert inputs.ids.tolist() == ids
+    assert bags_of(inputs) == bags
+    np.testing.assert_allclose(inputs.numbers, np.array(numbers, np.float32), rtol=1e-6)
+    assert reader.faults == slow.faults
+
+
 @given(st.lists(ROW, min_size=5, max_size=6))
 @settings(deadline=None, max_examples=30)
 def test_a_row_is_read_the_same_alone_and_among_others(rows):
     raws = [json.dumps(row).encode() for row in rows]
     together, alone = FeatureReader(FEATURES), FeatureReader(FEATURES)
-    inputs = together.read(raws * 14)  # more than one chunk
-    singles = [alone.read([raw]) for raw in raws] * 14
+    inputs = together.read(raws * 28)  # more than one chunk
+    singles = [alone.read([raw]) for raw in raws] * 28
     assert inputs.ids.tolist() == [single.ids[0].tolist() for single in singles]
     np.testing.assert_array_equal(inputs.numbers, np.concatenate([single.numbers for single in singles]))
     assert bags_of(inputs) == [bags_of(single)[bag] for bag in (0, 1) for single in singles]
-    assert together.faults == {name: 14 * faults for name, faults in alone.faults.items()}
+    assert together.faults == {name: 28 * faults for name, faults in alone.faults.items()}
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 64, 65])
+@pytest.mark.parametrize("rows", [0, 1, 2, 64, 65, 127, 128, 129, 257])
 def test_shapes_and_types_hold_for_any_number_of_rows(rows):
     inputs = FeatureReader(FEATURES).read([b'{"tags":[1,2]}'] * rows)
     assert (inputs.ids.shape, inputs.numbers.shape, inputs.bag_offsets.shape) == ((rows, 4), (rows, 2), (2 * rows + 1,))

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from streaming.fields import Field, FieldReader
+from streaming.texts import MISSING
 
 
 def read_one(raw, *fields):
@@ -142,3 +143,37 @@ def test_no_rows_have_empty_columns_and_no_fields_no_columns():
 def test_a_path_that_json_must_escape_is_refused():
     with pytest.raises(ValueError, match="cannot hold a quotation mark"):
         FieldReader([word('a"b')])
+
+
+def test_a_glance_leaves_a_list_as_json_and_names_what_is_not_in_order():
+    reader = FieldReader([word("f"), Field("g", "g", "words"), Field("h", "h.i", "number")])
+    raws = [b'{"f":"a","g":["x", 5],"h":{"i":1}}', b'{"f":[],"g":[]}', b"{}", b'{"g":true,"f":null}', b"[]"]
+    (f, g, h), strays = reader.glance(raws)
+    assert list(f) == ["a", MISSING, MISSING, None, MISSING]
+    assert [value and bytes(value) for value in g] == [b'["x", 5]', None, None, b"true", None]
+    assert list(h) == [1.0, None, None, None, None]
+    assert strays == [1, 4]
+    assert reader.faults == {}
+
+
+@pytest.mark.parametrize("first", [b'{"f":"a","g":1,"h":2}', b'{"h":2,"x":0,"g":1,"f":"a"}', b"{", b"null"])
+def test_a_glance_sees_the_same_whatever_order_it_met_first(first):
+    reader = FieldReader([word("f"), Field("g", "g", "number"), Field("h", "h", "number")])
+    reader.glance([first])
+    columns, strays = reader.glance([b'{"g":1,"f":"a","h":2}', b'{"h":2,"g":1,"f":"a"}'])
+    assert [list(column) for column in columns] == [["a", "a"], [1.0, 1.0], [2.0, 2.0]]
+    assert strays == []
+
+
+def test_of_two_lists_at_one_path_a_glance_gives_neither():
+    reader = FieldReader([Field("f", "a.b", "words")])
+    raws = [b'{"a.b":["x"],"a":{"b":[1.5]}}', b'{"a":{"b":["y"]}}', b'{"a.b":["z"]}']
+    ((one, other, third),), strays = reader.glance(raws)
+    assert (bytes(one), bytes(other), bytes(third), strays) == (b"0", b'["y"]', b'["z"]', [])
+    assert reader.read(raws) == [[["x"], ["y"], ["z"]]]
+    assert reader.faults == {"f": 1}
+
+
+def test_a_glance_at_nothing_is_nothing():
+    columns, strays = FieldReader([word("f"), word("g.h")]).glance([])
+    assert ([len(column) for column in columns], strays) == ([0, 0], [])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from streaming.ids import Salt, from_digests
+from streaming.ids import Salt, crossed, from_digests
 
 PUBLISHED = [
     -245582449419113112,
@@ -59,6 +59,13 @@ def test_ids_follow_the_written_rule(salt, values):
 def test_crossed_ids_follow_the_written_rule(columns):
     crossed = Salt("a,b").cross([np.array(column, np.int64) for column in columns])
     assert crossed.tolist() == [crossed_id_of("a,b", list(row)) for row in zip(*columns, strict=True)]
+
+
+def test_features_crossed_at_once_are_each_as_crossed_alone():
+    salts = [Salt("a,b"), Salt("c,d")]
+    columns = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (3, 2, 5))
+    together = crossed(np.array([[salt.crossing] for salt in salts], np.uint64), list(columns))
+    assert together.tolist() == [salt.cross(list(columns[:, number])).tolist() for number, salt in enumerate(salts)]
 
 
 def test_published_ids_do_not_change():
