@@ -123,6 +123,8 @@ class Batch:
         click_ms: (B,) event time of the click; -1 where there is none.
         delay_ms: (B,) of the conversion after the click; -1 where none is known.
         looks: (B,) of a REVISIT, which horizon it is; else 0.
+        age_ms: (B,) how old the click was when the row was due; -1 where there is none. Of a conversion that became known late, more
+            than `delay_ms`.
         memory: what clicks were taught before, for methods that adjust it; None for the others.
     """
 
@@ -132,6 +134,7 @@ class Batch:
     click_ms: Int64
     delay_ms: Int64
     looks: Int8
+    age_ms: Int64
     memory: ClickMemory | None = None
 
     @classmethod
@@ -144,6 +147,7 @@ class Batch:
         click_ms: Int64 | None = None,
         delay_ms: Int64 | None = None,
         looks: Int8 | None = None,
+        age_ms: Int64 | None = None,
         memory: ClickMemory | None = None,
     ) -> Batch:
         """A batch that needs not tell everything: None is -1 for times, 0 for looks."""
@@ -155,6 +159,7 @@ class Batch:
             np.full(rows, -1, np.int64) if click_ms is None else click_ms,
             np.full(rows, -1, np.int64) if delay_ms is None else delay_ms,
             np.zeros(rows, np.int8) if looks is None else looks,
+            np.full(rows, -1, np.int64) if age_ms is None else age_ms,
             memory,
         )
 

@@ -115,6 +115,7 @@ class Dfm:
 
     With S(e) = 1 - p + p exp(-l e) for "nothing yet at age e", every look at an open click teaches what it adds to the last one,
     -log S(e) + log S(e0), and a conversion -log(p l exp(-l h)) + log S(e0): over the life of a click that is its likelihood, once.
+    A conversion may become known after a look at an age e0 > h that it had come before: that look was wrong, and is undone with the others.
 
     Args:
         attribution_window_ms: w_a; what is served is the share that converts within it.

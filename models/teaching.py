@@ -189,8 +189,10 @@ class Teaching:
         age[again], before[again] = looks[batch.looks[again]], looks[batch.looks[again] - 1]
         real = np.flatnonzero(batch.events == Event.REAL_NEGATIVE)
         age[real], before[real] = looks[-1], looks[max(len(looks) - 2, 0)]  # one look alone: it has told all
-        late = np.flatnonzero(batch.events == Event.DELAYED_POSITIVE)
-        before[late] = looks[np.maximum(np.searchsorted(self._looks_ms, batch.delay_ms[late]) - 1, 0)]
+        # By when it became known, not by when it came: looks in between said "nothing yet", and what they taught is undone.
+        late = batch.events == Event.DELAYED_POSITIVE
+        known_ms = np.maximum(batch.delay_ms[late], batch.age_ms[late])
+        before[late] = looks[np.maximum(np.searchsorted(self._looks_ms, known_ms) - 1, 0)]
         return Told(batch.events, rho, age, batch.delay_ms.astype(np.float64), before)
 
     def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -42,13 +42,13 @@ def collate(examples: Examples, reader: FeatureReader, memory: OpenClicks | None
             "examples must not hold an OUTCOME or an AGED: the one scores predictions, the other teaches the delay model alone; "
             "leave them out before collating"
         )
-    click_ms, delay_ms = np.full((2, len(examples)), -1, np.int64)
+    click_ms, delay_ms, age_ms = np.full((3, len(examples)), -1, np.int64)
     looks = np.zeros(len(examples), np.int8)
     converted = np.zeros(len(examples), np.float32)
     for row, example in zip(examples.places.tolist(), examples.others, strict=True):  # few
         converted[row] = example.converted
         if example.click_ms is not None:
-            click_ms[row] = example.click_ms
+            click_ms[row], age_ms[row] = example.click_ms, example.due_ms - example.click_ms
             if example.conversion_ms is not None:
                 delay_ms[row] = max(example.conversion_ms - example.click_ms, 0)
         if example.kind == Kind.REVISIT:
@@ -60,6 +60,7 @@ def collate(examples: Examples, reader: FeatureReader, memory: OpenClicks | None
         click_ms=click_ms,
         delay_ms=delay_ms,
         looks=looks,
+        age_ms=age_ms,
         memory=None if memory is None else memory.recall(examples),
     )
 

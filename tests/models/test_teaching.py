@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -561,6 +562,19 @@ def test_over_the_life_of_a_click_dfm_is_told_its_likelihood_once(w_o, horizons,
     days = 0.0 if delay is None else delay / DAY_MS
     never, then = 1 - p + p * np.exp(-hazard * W_A / DAY_MS), p * hazard * np.exp(-hazard * days)
     assert nats == pytest.approx(-np.log(never if delay is None else then))
+
+
+def test_a_conversion_undoes_the_looks_until_it_was_known_and_not_only_until_it_came():
+    own = teaching("dfm")
+    batch = rows([DP, DP, DP, DP], delay_ms=[HOUR_MS // 2, HOUR_MS // 2, LOOKS[2] + 1, LOOKS[2] + 1])
+    known = np.array([-1, LOOKS[3], LOOKS[2] + 1, LOOKS[3] + 1])  # a batch that does not tell: as soon as it came
+    told = own.weigh(replace(batch, age_ms=known), np.full(4, 0.3), at_ms=START).told
+    assert told.before_ms.tolist() == [
+        LOOKS[0],
+        LOOKS[2],
+        LOOKS[2],
+        LOOKS[3],
+    ]  # at LOOKS[3] it was known: no look at it
 
 
 # --- state ------------------------------------------------------------------------------------------------------------

@@ -206,6 +206,7 @@ def test_a_batch_says_when_each_click_was_how_long_its_conversion_took_and_which
     assert batch.click_ms.tolist() == [-1, START + 1, START + 1, START + 1]
     assert batch.delay_ms.tolist() == [-1, -1, -1, 34]
     assert batch.looks.tolist() == [0, 0, 3, 0]
+    assert batch.age_ms.tolist() == [-1, 1, 29, 39]  # the conversion came at 34, and was known at 39
     assert batch.memory is None
 
 
