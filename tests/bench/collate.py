@@ -21,7 +21,7 @@ import numpy as np
 from models.schema import Feature
 from streaming.batching import Batcher, collate, decode_examples, encode_examples
 from streaming.events import Impression
-from streaming.examples import Example, Kind, Slot
+from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader
 
 START = 1_717_200_000_000  # 2024-06-01 00:00 UTC
@@ -64,8 +64,8 @@ def features(rng: random.Random, even: bool) -> msgspec.Raw:
     return msgspec.Raw(json.dumps(values, separators=(",", ":")).encode())
 
 
-def examples(rng: random.Random, rows: int, even: bool) -> list[Example]:
-    return [
+def examples(rng: random.Random, rows: int, even: bool) -> Examples:
+    each = [
         Example(
             START + number,
             Kind.UNCLICKED,
@@ -75,6 +75,7 @@ def examples(rng: random.Random, rows: int, even: bool) -> list[Example]:
         )
         for number in range(rows)
     ]
+    return Examples.of(each)
 
 
 def us_per_row(run, inputs, rows: int) -> tuple[float, float]:  # type: ignore[no-untyped-def]
@@ -109,7 +110,7 @@ def main() -> None:
     figures["decode_us_per_row"], _ = us_per_row(
         decode_examples, [encode_examples(batch) for batch in inputs[:20]], args.rows
     )
-    raw_bytes = statistics.mean(len(bytes(example.impression.features)) for example in inputs[0])
+    raw_bytes = statistics.mean(len(bytes(shown.features)) for shown in inputs[0].impressions)
     print(json.dumps({"bench": "collate", "rows": args.rows, "raw_bytes": round(raw_bytes), **figures}))
 
 
