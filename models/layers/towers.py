@@ -96,16 +96,6 @@ class Towers:
                     torch.mm(own, weight, out=half)  # `into` may have gaps, which a batch of products would copy around
 
 
-def add_relu_(values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Adds a bias to every row and clears, in place, what is then below 0."""
-    if values.device.type == "cpu":
-        # One pass behind a product: a product that adds to a bias needs two more, some 4 % of its time at (2048, 512).
-        torch.ops.aten._add_relu.out(values, bias, out=values)
-    else:
-        values.add_(bias).relu_()
-    return values
-
-
 def relu_backward_(slope: torch.Tensor, activated: torch.Tensor) -> torch.Tensor:
     """Clears, in place, the gradient of every unit that ReLU had set to 0."""
     # The operator behind autograd's ReLU: .1 ms for (2048, 512), where a comparison and a product take .75 ms.
