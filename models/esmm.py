@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from models.layers.parameters import Parameters
-from models.layers.towers import Towers, add_relu_, relu_backward_
+from models.layers.towers import Towers, relu_backward_
 from models.layers.workspace import Workspace
 from models.schema import Network, Task
 
@@ -81,14 +81,14 @@ class Esmm:
         """Each task's input (B, columns) -> the logits (heads, B); remembers what `backward` needs."""
         self._x, value = x, self.parameters.value
         self._hidden = self._workspace.take("hidden", x["shared"].shape[0], len(self._heads) * self._part)
-        torch.mm(x["shared"], value["entrance.shared.weight"].t(), out=self._hidden)  # (B, heads * H)
+        torch.addmm(
+            value["entrance.bias"], x["shared"], value["entrance.shared.weight"].t(), out=self._hidden
+        )  # (B, heads * H)
         for task, part in self._parts(self._hidden).items():
             if task != "shared" and self._inputs[task]:
                 part.addmm_(x[task], value[f"entrance.{task}.weight"].t())
         if self._has_hidden:
-            add_relu_(self._hidden, value["entrance.bias"])
-        else:
-            self._hidden.add_(value["entrance.bias"])
+            self._hidden.relu_()
         return self._towers.forward(self._stacked(self._hidden))[:, :, 0]
 
     def backward(self, slopes: torch.Tensor) -> dict[Task, torch.Tensor]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.embedding import Table, start_vectors
-from models.id_index import IdIndex
+from models.id_index import Distinct, IdIndex
 
 EXTREMES = [0, -1, 1, 2**63 - 1, -(2**63), 1024, 2048, 1 << 62]
 ids_lists = st.lists(st.sampled_from(EXTREMES) | st.integers(-(2**63), 2**63 - 1) | st.integers(0, 30), max_size=40)
@@ -32,6 +32,32 @@ def teach(own: Table, ids, *, step: int, slope: float = 1.0) -> None:
 def vectors_of(own: Table, ids) -> torch.Tensor:
     places = own.look_up(array(ids))
     return own.read(places)[places.inverse]
+
+
+# Small multiples of this all hash to slot 0: 0x9E3779B97F4A7C15 times it is 1 in 64 bits.
+UNSPREAD = pow(0x9E3779B97F4A7C15, -1, 2**64)
+crowded = st.integers(0, 50).map(lambda k: int(np.uint64(k * UNSPREAD % 2**64).astype(np.int64)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.sampled_from(EXTREMES) | crowded | st.integers(0, 30), max_size=40), max_size=4))
+def test_different_ids_are_told_apart_in_order_of_first_appearance(batches):
+    distinct = Distinct()
+    for ids in batches:
+        first, inverse = distinct.of(array(ids))
+        different = list(dict.fromkeys(ids))
+        assert [ids[at] for at in first] == different
+        assert first.tolist() == [ids.index(id_) for id_ in different]
+        assert inverse.tolist() == [different.index(id_) for id_ in ids]
+
+
+def test_many_ids_are_told_apart_also_where_they_hash_alike():
+    rng = np.random.default_rng(0)
+    for ids in (rng.zipf(1.2, 50_000), np.arange(50_000).astype(np.uint64) * np.uint64(UNSPREAD)):
+        ids = ids.view(np.int64)
+        first, inverse = Distinct().of(ids)
+        assert (ids[first][inverse] == ids).all()
+        assert len(np.unique(ids[first])) == len(first)
 
 
 @settings(deadline=None, max_examples=60)
