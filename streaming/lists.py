@@ -66,7 +66,7 @@ class Lists:
             text = text.replace(b" ", b"")
         characters = np.frombuffer(text, np.uint8)
         line_ends = np.flatnonzero(characters == _NEWLINE)
-        if len(line_ends) != count:  # one value in several lines, who knows which
+        if len(line_ends) != count:  # a value in several lines, nobody knows which
             nothing = np.zeros(0, np.int64)
             return cls(Texts(b"", nothing, nothing), np.zeros(count, np.int64)), np.zeros(count, np.bool_)
         sizes = _steps(line_ends)

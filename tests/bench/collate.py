@@ -94,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # As after a step of training: malloc keeps what is freed, and a batch needs no new pages.
-    np.ones(1 << 25, np.uint8)
+    np.ones(1 << 24, np.uint8)
     figures: dict[str, float] = {}
     for name, even in (("us_per_row", False), ("us_per_row_even", True)):
         rng = random.Random(0)
