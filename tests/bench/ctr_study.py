@@ -1,12 +1,14 @@
 """Why pCVR is too high under "esmm": the same runs with the true pCTR in the product.
 
-    ctr_study.py OUT [--impressions N] [--seeds 0] [--methods oracle,es_dfm,ddfm,survival] [--processes 1]
+    ctr_study.py OUT [--impressions N] [--seeds 0] [--methods oracle,es_dfm,ddfm,survival] [--rates high|own] [--drift 8] [--processes 1]
 
 Each method goes once under each of: `esmm`; `detached`, the same but conversions do not teach pCTR; `given`, the true pCTR in the product;
-`both`; `composed`. Everything else is alike: the world (pCTR .1, pCVR .2, 2 degrees of drift a day), the start from a model that the same
-objective has pre-trained, with w_o an hour, w_a three days, seven days streamed. Figures are from the fourth of them on.
+`both`; `composed`. Everything else is alike: the world (rates "high" are pCTR .1 and pCVR .2, "own" .04 and .1), the start from a model that the
+same objective has pre-trained, with w_o an hour, w_a three days, seven days streamed. Figures are from the fourth of them on.
 
 `evidence_would_be` is the mean of p ctr / pCTR over that of p, over clicks as they were scored: where a model free at every x would settle.
+`weighted` is calibration with the weight 1 - pCVR that a product loss gives a residual, `weighted_by_pctr` the same of pCVR pCTR / ctr: what it brings to 1.
+`spread_would_be` is where that leaves plain calibration: 1 + cov(pCVR - p, pCVR) / ((1 - mean pCVR) mean p).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from cells import Cell, Line, run_cells
-from delayed_feedback import world
+from drift_study import RATES
 from given_ctr import TrueCtr, walk_given
 from settled_negatives import NAME as SETTLED
 from settled_negatives import walk_settled
@@ -28,6 +30,7 @@ from models.batch import Float64
 from models.trainer import Learner
 from streaming.lab.compare.runs import Walk
 from streaming.lab.compare.stream import as_compared
+from streaming.lab.world import World
 from streaming.settings import Settings
 
 CASES = {"esmm": "esmm", "detached": "esmm", "given": "esmm", "both": "both", "composed": "composed"}
@@ -42,6 +45,7 @@ def told(course: Course, scores: Scores, oracle: Float64) -> Line:
     over_ctr = scores.pctr[some] / course.pctr[some]
     y = course.clicks.label[some]
     thirds = np.array_split(np.argsort(over_ctr), 3)
+    weight = 1 - p  # of a residual in a product loss
     return {
         "conversions": int(y.sum()),
         "over_truth": float(p.sum() / true.sum()),
@@ -49,6 +53,9 @@ def told(course: Course, scores: Scores, oracle: Float64) -> Line:
         "log_loss": float(-np.where(y == 1, np.log(p), np.log1p(-p)).mean()),
         "pctr_over_truth": float(over_ctr.mean()),
         "evidence_would_be": float((true / over_ctr).sum() / true.sum()),
+        "weighted": float((weight * p).sum() / (weight * true).sum()),
+        "weighted_by_pctr": float((weight * p * over_ctr).sum() / (weight * true).sum()),
+        "spread_would_be": float(1 + np.cov(p - true, p)[0, 1] / ((1 - p.mean()) * true.mean())),
         "by_third_of_pctr_over_truth": [
             [float(over_ctr[rows].mean()), float(p[rows].sum() / true[rows].sum())] for rows in thirds
         ],
@@ -61,9 +68,12 @@ def told(course: Course, scores: Scores, oracle: Float64) -> Line:
     }
 
 
-def given_ctr(out: Path, seed: int, impressions: int, methods: Sequence[str], cases: Sequence[str]) -> Iterator[Line]:
+def given_ctr(
+    out: Path, seed: int, impressions: int, rates: str, drift: float, methods: Sequence[str], cases: Sequence[str]
+) -> Iterator[Line]:
     """A world under each case, method by method."""
-    log = log_of(out / f"ctr-{seed}-{impressions}", world(seed, impressions))
+    world = World(seed=seed, impressions=impressions, drift_degrees_per_day=drift, **RATES[rates])  # type: ignore[arg-type]
+    log = log_of(out / f"ctr-{rates}-{drift:g}-{seed}-{impressions}", world)
     plain = settings_of(log, network={"seed": seed})
     course = Course(log, out / f"{log.name}-plan", plain, pretrain_days=7.0)
     truth = TrueCtr(log)
@@ -96,15 +106,25 @@ def main() -> None:
     parser.add_argument("--seeds", default="0", help="of worlds and networks, with commas between")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--rates", default="high", choices=RATES)
+    parser.add_argument("--drift", type=float, default=8.0, help="degrees a day")
     parser.add_argument("--processes", type=int, default=1, help="cells at a time; each has one thread")
     args = parser.parse_args()
     methods, cases = args.methods.split(","), args.cases.split(",")
     of = "" if args.methods == ",".join(METHODS) and args.cases == ",".join(CASES) else f"-{'-'.join(methods + cases)}"
     todo = [
         Cell(
-            f"ctr-{seed}-{args.impressions}{of}",
+            f"ctr-{args.rates}-{args.drift:g}-{seed}-{args.impressions}{of}",
             given_ctr,
-            {"out": args.out, "seed": seed, "impressions": args.impressions, "methods": methods, "cases": cases},
+            {
+                "out": args.out,
+                "seed": seed,
+                "impressions": args.impressions,
+                "rates": args.rates,
+                "drift": args.drift,
+                "methods": methods,
+                "cases": cases,
+            },
         )
         for seed in map(int, args.seeds.split(","))
     ]
