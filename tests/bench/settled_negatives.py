@@ -9,7 +9,7 @@
     over a life           (v, 1 - v)                         (v, 1 - v)
 
 What leans on f is then the negatives alone. In the slope of a click's loss they stand beside f, a small number, so what comes back after days
-of an error in f is f S / (1 - f F) of it in place of S / (1 - f F): .13 in place of .64 at f = .2, S = .58.
+of an error in f is f S / (1 - f F) of it in place of S / (1 - f F): .13 in place of .63 at f = .2, S = .58.
 """
 
 from __future__ import annotations
