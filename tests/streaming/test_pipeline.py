@@ -206,7 +206,9 @@ def test_every_record_leaves_by_exactly_one_door(whole: Run, log: Path) -> None:
     held = [row for row in rows if row["slot"] == "click"]
     outcomes = [row for row in rows if row["slot"] == "outcome"]
     still_open = whole.pipeline._join.snapshot()
-    open_facts = sum((one.click_ms is not None) + (one.conversion_ms is not None) for one in still_open.opened.impressions)
+    open_facts = sum(
+        (one.click_ms is not None) + (one.conversion_ms is not None) for one in still_open.opened.impressions
+    )
     used = len(held) + len(outcomes) + sum(row["conversion_ms"] is not None for row in outcomes)
     # an open impression that has told its click is counted by `held` already; its facts are not
     used += open_facts + sum(one.click_ms is None for one in still_open.opened.impressions)
