@@ -23,7 +23,7 @@ from cells import Cell, Line, run_cells
 from drift_study import RATES
 from given_ctr import TrueCtr, walk_given
 from settled_negatives import NAME as SETTLED
-from settled_negatives import walk_settled
+from settled_negatives import method_behind, walk_of
 from study_line import Course, Scores, changed, log_of, settings_of
 
 from models.batch import Float64
@@ -80,7 +80,7 @@ def given_ctr(
     initials: dict[str, Any] = {}
     oracles: dict[str, Float64] = {}
     for method in ("oracle", *(name for name in methods if name != "oracle")):
-        known = "survival" if method == SETTLED else method
+        known = method_behind(method)
         stream = course.stream(as_compared(plain, known, seed))
         for case in cases:
             settings = changed(plain, network={"objective": CASES[case]})
@@ -96,7 +96,7 @@ def _walk_of(case: str, method: str, truth: TrueCtr) -> Callable[[Settings, Lear
     if method != SETTLED:
         return {"given": walk_given(truth), "detached": walk_given(None)}.get(case, Walk)
     assert case not in ("given", "detached"), "one change at a time"
-    return walk_settled
+    return walk_of(method)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Each study simulates its own logs and gives a JSON line a run. `over_oracle` is 
 the probabilities that conversions were drawn with, `calibration` over the conversions themselves, with `se` from their number alone.
 
 Its cells (a seed, with growth a rate and an objective, with start a kind of start) are run in processes of their own and kept under OUT/cells: stop it and
-go on when you like. `settled` among the methods is `settled_negatives.py`.
+go on when you like. `settled` among the methods of `start` is that of `settled_negatives.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from cells import Cell, Line, run_cells
 from given_delays import walk_with_truth
-from settled_negatives import NAME as SETTLED
-from settled_negatives import walk_settled
+from settled_negatives import method_behind, walk_of
 from study_line import Course, Scores, changed, log_of, settings_of
 
 from models.batch import Bool, Float64
@@ -102,9 +101,8 @@ def start(out: Path, seed: int, impressions: int, methods: Sequence[str], kind: 
     initial = course.pretrained({"": settings})[""] if days else None
     oracle: Scores | None = None
     for method in ("oracle", *methods):
-        own = as_compared(settings, "survival" if method == SETTLED else method, seed)
-        how = {"walk_of": walk_settled} if method == SETTLED else {}
-        scores = course.run(course.stream(own, is_primed=False), own, initial=initial, **how)
+        own = as_compared(settings, method_behind(method), seed)
+        scores = course.run(course.stream(own, is_primed=False), own, initial=initial, walk_of=walk_of(method))
         oracle = oracle or scores
         keys = ("conversions", "calibration", "over_truth", "over_oracle")
         columns = {key: by_day(course, scores, oracle.p, key) for key in keys}

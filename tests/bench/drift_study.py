@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from cells import Cell, Line, run_cells
 from drift_summary import print_summary
 from settled_negatives import NAME as SETTLED
-from settled_negatives import walk_settled
+from settled_negatives import method_behind, walk_of
 from study_line import Course, changed, log_of, settings_of
 
 from models.batch import Float64
@@ -90,9 +89,8 @@ def drift(
     s = late_share(course, minutes * MINUTE_MS, settings.windows.attribution_window_ms)
     oracle: Float64 | None = None
     for method in ("oracle", "window", *methods):
-        own = as_compared(settings, "survival" if method == SETTLED else method, seed)
-        how: dict[str, Any] = {"walk_of": walk_settled} if method == SETTLED else {}
-        scores = course.run(course.stream(own), own, initial=initial, **how)
+        own = as_compared(settings, method_behind(method), seed)
+        scores = course.run(course.stream(own), own, initial=initial, walk_of=walk_of(method))
         oracle = scores.p if oracle is None else oracle
         cost = {"cpu_seconds": round(scores.cpu_seconds, 1), "rows": scores.walk.rows, "ended": scores.walk.ended}
         yield {"method": method, "S": s, **figures(course, scores.p, scores.pctr, oracle), **cost}

@@ -14,6 +14,7 @@ of an error in f is f S / (1 - f F) of it in place of S / (1 - f F): .13 in plac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,16 @@ from streaming.settings import Settings
 
 NAME = "settled"
 _POSITIVE = (Event.IMMEDIATE_POSITIVE, Event.DELAYED_POSITIVE)
+
+
+def walk_of(name: str) -> Callable[[Settings, Learner], Walk]:
+    """The walk of a method: its own, or that of `NAME`."""
+    return walk_settled if name == NAME else Walk
+
+
+def method_behind(name: str) -> str:
+    """What a run is set to: the method itself; `survival` for `NAME`."""
+    return "survival" if name == NAME else name
 
 
 def walk_settled(settings: Settings, learner: Learner) -> Walk:
