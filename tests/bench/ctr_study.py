@@ -22,6 +22,7 @@ import numpy as np
 from cells import Cell, Line, run_cells
 from drift_study import RATES
 from given_ctr import TrueCtr, walk_given
+from past_clicks import clicks_over_expected
 from settled_negatives import NAME as SETTLED
 from settled_negatives import method_behind, walk_of
 from study_line import Course, Scores, changed, log_of, settings_of
@@ -38,13 +39,13 @@ METHODS = ("oracle", "es_dfm", "ddfm", "survival")
 FROM_DAY = 3
 
 
-def told(course: Course, scores: Scores, oracle: Float64) -> Line:
-    """Calibration of pCVR and pCTR from the fourth day on."""
+def told(course: Course, scores: Scores, oracle: Float64, had: Float64) -> Line:
+    """Calibration of pCVR and pCTR from the fourth day on; `had` is the clicks of each one's item beside what was to be expected."""
     some = ~np.isnan(scores.p) & (course.days >= FROM_DAY)
     p, true = scores.p[some], course.pcvr[some]
     over_ctr = scores.pctr[some] / course.pctr[some]
     y = course.clicks.label[some]
-    thirds = np.array_split(np.argsort(over_ctr), 3)
+    thirds, fourths = np.array_split(np.argsort(over_ctr), 3), np.array_split(np.argsort(had[some], kind="stable"), 4)
     weight = 1 - p  # of a residual in a product loss
     return {
         "conversions": int(y.sum()),
@@ -58,6 +59,9 @@ def told(course: Course, scores: Scores, oracle: Float64) -> Line:
         "spread_would_be": float(1 + np.cov(p - true, p)[0, 1] / ((1 - p.mean()) * true.mean())),
         "by_third_of_pctr_over_truth": [
             [float(over_ctr[rows].mean()), float(p[rows].sum() / true[rows].sum())] for rows in thirds
+        ],
+        "by_fourth_of_past_clicks_over_expected": [
+            [float(had[some][rows].mean()), float(p[rows].sum() / true[rows].sum())] for rows in fourths
         ],
         "by_day": [
             float(scores.p[day].sum() / course.pcvr[day].sum())
@@ -76,7 +80,7 @@ def given_ctr(
     log = log_of(out / f"ctr-{rates}-{drift:g}-{seed}-{impressions}", world)
     plain = settings_of(log, network={"seed": seed})
     course = Course(log, out / f"{log.name}-plan", plain, pretrain_days=7.0)
-    truth = TrueCtr(log)
+    truth, had = TrueCtr(log), clicks_over_expected(log, course.names)
     initials: dict[str, Any] = {}
     oracles: dict[str, Float64] = {}
     for method in ("oracle", *(name for name in methods if name != "oracle")):
@@ -89,7 +93,7 @@ def given_ctr(
             own = as_compared(settings, known, seed)
             scores = course.run(stream, own, initial=initials[CASES[case]], walk_of=_walk_of(case, method, truth))
             oracles.setdefault(case, scores.p)
-            yield {"method": method, "case": case, **told(course, scores, oracles[case])}
+            yield {"method": method, "case": case, **told(course, scores, oracles[case], had)}
 
 
 def _walk_of(case: str, method: str, truth: TrueCtr) -> Callable[[Settings, Learner], Walk]:

@@ -113,7 +113,7 @@ class Course:
         truth = truth_of(log)
         order = np.argsort(truth.impression_id)
         shown = np.array([name for name, _ in self.outcomes])
-        self._names = shown
+        self.names: list[str] = shown.tolist()
         places = order[np.searchsorted(truth.impression_id, shown, sorter=order)]
         self.pcvr: Float64 = truth.pcvr[places]
         self.pctr: Float64 = truth.pctr[places]
@@ -124,7 +124,7 @@ class Course:
 
     def short_share_by_impression(self) -> dict[str, float]:
         """What decides each clicked impression's delay law."""
-        return dict(zip(self._names.tolist(), self.short_share.tolist(), strict=True))
+        return dict(zip(self.names, self.short_share.tolist(), strict=True))
 
     def pretrained(self, variants: Mapping[str, Settings]) -> dict[str, Snapshot]:
         """Initial models by `mature`, one for each settings, from what is due before the stream begins."""
