@@ -22,10 +22,11 @@ from streaming.checkpoint import Cut
 from streaming.events import EventDecoder, RecordKind
 from streaming.examples import Kind
 from streaming.features import FeatureReader
+from streaming.ingest import Ingest, find_outcomes
 from streaming.label import Outcome, check_kinds
 from streaming.log_file import Lines, LogFile, Place
 from streaming.metrics import SIDE_OUTPUTS
-from streaming.pipeline import Pipeline, find_outcomes
+from streaming.pipeline import Pipeline
 from streaming.settings import Settings, SettingsError, dump
 
 OUTPUTS = ("examples.jsonl.zst", "predictions.jsonl.zst", *(f"{door}.jsonl" for door in SIDE_OUTPUTS))
@@ -90,9 +91,17 @@ class LogSource:
         """Bytes handed on, unpacked; `size_bytes` is the most it can be, None where that cannot be known beforehand."""
         return sum(file.place.start for file in self._files)
 
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """Plain files are one."""
+        return (0,)
+
     def places(self) -> dict[str, Place]:
         """How far each file was handed on."""
         return {file.name: file.place for file in self._files}
+
+    def snapshot(self) -> None:
+        """Nothing: the places say it all."""
 
     def close(self) -> None:
         """Lets go of the files, read to their ends or not."""
@@ -140,18 +149,18 @@ class Replay:
             self._output.cut_back({} if cut is None else cut.lengths)
             self._output.replace("settings.toml", dump(settings).encode())
             if cut is not None:
-                self.source = LogSource(log, settings, cut.places, block_bytes=block_bytes)
+                self.source = LogSource(log, settings, cut.ingest.places, block_bytes=block_bytes)
                 self.resumed_at_ms = cut.at_ms
             outcomes: dict[tuple[str, int], Outcome] | None = None
             if settings.labels.method == "oracle":
                 outcomes = find_outcomes(LogSource(log, settings), settings)
+            source = self.source if speed is None else Paced(self.source, speed)
             self.pipeline = Pipeline(
                 settings,
-                source=self.source if speed is None else Paced(self.source, speed),
+                feed=Ingest(settings, source, outcomes),
                 output=self._output,
                 cuts=cuts,
                 publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
-                outcomes=outcomes,
                 at_step=CrashAt(environ or {}),
             )
             if cut is not None:
@@ -162,7 +171,7 @@ class Replay:
 
     def _cut_to_resume(self, cuts: CutDirectory) -> tuple[Cut | None, dict[str, torch.Tensor]]:
         cut, tensors, self.passed_over = cuts.newest()
-        if cut is not None and cut.is_closed:
+        if cut is not None and cut.ingest.is_closed:
             out = self._output.path
             raise RunDirectoryError(
                 f"--out {out} holds a run that was closed with --close-at-end: nothing can follow it"

@@ -19,9 +19,10 @@ import msgspec
 from models.batch import Batch
 from streaming.batching import Batcher, collate, is_row
 from streaming.features import FeatureReader
+from streaming.ingest import join_windows, policy_of
 from streaming.join import Join
 from streaming.lab.world import World, generate
-from streaming.pipeline import join_windows, learner_of, policy_of
+from streaming.pipeline import learner_of
 from streaming.replay import LogSource, Replay
 from streaming.settings import Settings, load
 

@@ -11,10 +11,10 @@ import msgspec
 
 from streaming.batching import Batcher, is_row
 from streaming.examples import Example, Examples, Kind
+from streaming.ingest import join_windows, policy_of
 from streaming.join import Join
 from streaming.label import Outcome
 from streaming.log_file import Place
-from streaming.pipeline import join_windows, policy_of
 from streaming.replay import LogSource
 from streaming.settings import Settings
 
