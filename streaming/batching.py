@@ -10,9 +10,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from models.batch import Aged, Batch, Bool, Event, Inputs, Matured
+from models.batch import Aged, Batch, Bool, Event, Inputs, Matured, rows_of
 from models.delay_edges import bin_of
-from models.feature_weights import rows_of
 from models.schema import Feature
 from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader

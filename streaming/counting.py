@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from models.batch import Batch
-from models.trainer import StepReport
 from streaming.arrivals import Arrivals
 from streaming.events import RecordKind
 from streaming.examples import Examples, Kind
 from streaming.joined import Side
 from streaming.metrics import SIDE_OUTPUTS, IngestFigures, RunMetrics
 from streaming.outputs import door_of
+
+if TYPE_CHECKING:  # no torch where nothing is learned
+    from models.trainer import StepReport
 
 _RECORDS = (*(kind.name.lower() for kind in RecordKind), "malformed")
 

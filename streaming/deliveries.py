@@ -44,12 +44,13 @@ class Delivery(NamedTuple):
     """What one step of the watermark, or one look at the source, has brought.
 
     Args:
-        records: read since the last one. lines: for the outputs, as (name, bytes). groups: to be learned, in this order.
+        records: read since the last one. read_bytes: of the source in all, as its places say. lines: for the outputs, as (name, bytes). groups: to be learned, in this order.
         figures: counts so far, as a value of their own.
         cut: the first half of a cut, if one is due once the groups are learned.
     """
 
     records: int
+    read_bytes: int
     lines: list[tuple[str, bytes]]
     groups: list[Group]
     figures: IngestFigures

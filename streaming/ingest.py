@@ -67,7 +67,7 @@ class Ingest:
         )
         self._collator = collator_of(settings)
         self._watermark_ms: int | None = None
-        self._at_ms = 0
+        self._at_ms = self._read_bytes = 0
         self._figures = IngestFigures()
         self._is_changed = False  # since the last cut
         self._cut_places: dict[str, Place] | None = None  # how far the source had been read at it
@@ -83,7 +83,9 @@ class Ingest:
             partition = self._partitions[arrivals.p]
             count_arrivals(self._figures, arrivals)
             lines = [(f"{door_of(refused)}.jsonl", refused_line(refused)) for refused in arrivals.refused]
-            yield Delivery(len(arrivals.times) + len(arrivals.refused), lines, [], copy_figures(self._figures))
+            records = len(arrivals.times) + len(arrivals.refused)
+            self._read_bytes = sum(place.start for place in self._source.places().values())
+            yield Delivery(records, self._read_bytes, lines, [], copy_figures(self._figures))
             partition.join.on_arrivals(arrivals)
             partition.is_idle = arrivals.is_idle
             if arrivals.watermark_ms is not None:
@@ -100,8 +102,8 @@ class Ingest:
         # What is open stays in the last cut, a half-filled batch too, for a log that follows; what a run leaves behind has
         # learned that batch.
         if self._is_changed or self._is_closed or dict(self._source.places()) != self._cut_places:
-            yield Delivery(0, [], [], copy_figures(self._figures), self._cut())
-        yield Delivery(0, [], self._collated(self._batcher.flush()), copy_figures(self._figures))
+            yield Delivery(0, self._read_bytes, [], [], self._shown(), self._cut())
+        yield Delivery(0, self._read_bytes, [], self._collated(self._batcher.flush()), self._shown())
 
     def _reached_ms(self) -> int | None:
         """The watermark of all: the least of those that are not idle; where all are, the largest. It never falls."""
@@ -154,7 +156,7 @@ class Ingest:
         collated = self._collated(groups)  # -> Batch
         self._watermark_ms = watermark_ms
         cut = self._cut() if is_cut and self._is_changed else None
-        return Delivery(0, lines, collated, self._shown(), cut)
+        return Delivery(0, self._read_bytes, lines, collated, self._shown(), cut)
 
     def _collated(self, groups: Iterable[Examples]) -> list[Group]:
         found = []

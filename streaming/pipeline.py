@@ -71,6 +71,8 @@ class Pipeline:
         self._counts = RunMetrics(weights_epoch=publisher.issue_epoch())
         self._figures = IngestFigures()
         self._offsets: dict[str, int] = {}  # of the last cut
+        self.read_bytes = 0
+        """Of the source, as far as it has been learned."""
 
     def run(self, *, close_at_end: bool = False) -> Iterator[int]:
         """Runs to the feed's end; gives the number of records that went through, delivery by delivery.
@@ -84,7 +86,7 @@ class Pipeline:
         for delivery in self._feed.deliveries(close_at_end=close_at_end):
             for name, lines in delivery.lines:  # what left by a side door
                 self._output.append(name, lines)
-            self._figures = delivery.figures
+            self._figures, self.read_bytes = delivery.figures, delivery.read_bytes
             self._learn(delivery.groups)  # Batch -> StepReport
             if delivery.cut is not None:
                 self._cut(delivery.cut)  # -> Weights

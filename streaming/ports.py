@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from models.manifest import Published
 from streaming.arrivals import Arrivals
-from streaming.checkpoint import Cut
 from streaming.deliveries import Delivery, IngestState
 from streaming.log_file import Place
+
+if TYPE_CHECKING:  # a process that ingests and does not learn needs no torch
+    import torch
+
+    from models.manifest import Published
+    from streaming.checkpoint import Cut
 
 
 class Source(Protocol):

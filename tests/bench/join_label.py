@@ -24,8 +24,9 @@ from streaming.ingest import join_windows
 from streaming.join import Join
 from streaming.lab.world import World, generate
 from streaming.label import Policy
+from streaming.log_source import LogSource
 from streaming.outputs import door_of, example_lines, refused_line, side_line
-from streaming.replay import OUTPUTS, LogSource
+from streaming.replay import OUTPUTS
 from streaming.settings import load
 
 BASELINE = Path(__file__).parent / "baselines" / "merge_join.py"
