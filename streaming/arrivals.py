@@ -37,6 +37,8 @@ class Arrivals:
         refused: records that take no part.
         watermark_ms: the watermark once these have arrived; None before the first record.
         is_last: whether the log is exhausted: `watermark_ms` is then the final one.
+        p: the join partition they belong to.
+        is_idle: live: all streams of p are idle; nobody waits for its watermark.
     """
 
     times: Int64
@@ -50,10 +52,22 @@ class Arrivals:
     refused: list[Refused]
     watermark_ms: int | None
     is_last: bool
+    p: int = 0
+    is_idle: bool = False
 
     def at(self, index: int) -> str:
-        """Where a record was read, as `file:line`."""
-        return f"{self.names[self.files[index]]}:{self.numbers[index]}"
+        """Where a record was read, as `file:line` or `topic[partition]@offset`."""
+        return place_of(self.names[self.files[index]], int(self.numbers[index]))
+
+
+def place_of(name: str, number: int) -> str:
+    """Where a record was read, in words.
+
+    Example:
+        >>> place_of("clicks.jsonl", 17), place_of("ads.clicks[3]", 17)
+        ('clicks.jsonl:17', 'ads.clicks[3]@17')
+    """
+    return f"{name}@{number}" if name.endswith("]") else f"{name}:{number}"
 
 
 class ArrivalOrder:
