@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from streaming.cli_backfill import backfill
+from streaming.cli_kafka import produce, topics
 from streaming.cli_weights import Json, Run, weights
 from streaming.console import ERR, OUT, print_json, print_rows, print_table, print_whole, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
@@ -24,7 +25,9 @@ app = typer.Typer(
     help="Keeps click and conversion models fresh from event streams, although conversions come hours or days late.",
 )
 app.add_typer(weights, name="weights")
+app.add_typer(topics, name="topics")
 app.command()(backfill)
+app.command()(produce)
 
 Log = Annotated[Path, typer.Argument(help="Directory with impressions, clicks and conversions.", metavar="LOG")]
 Config = Annotated[
@@ -53,7 +56,9 @@ def _mendable() -> tuple[type[Exception], ...]:
     from streaming.adapters.directory import DirectoryError
     from streaming.adapters.files import LogError
     from streaming.adapters.ingest_process import IngestProcessError
+    from streaming.adapters.kafka_connection import BrokerError
     from streaming.adapters.run_directory import RunDirectoryError
+    from streaming.adapters.tape import TapeError
     from streaming.checkpoint import CutError
     from streaming.lab.compare.files import ResultsError
     from streaming.lab.explain import ExplainError
@@ -65,7 +70,7 @@ def _mendable() -> tuple[type[Exception], ...]:
 
     return (
         DamagedWeightsError, DirectoryError, IngestProcessError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, BackfillError, OSError,
+        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, OSError,
     )  # fmt: skip
 
 

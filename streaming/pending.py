@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streaming.arrivals import Arrivals, picker
+from streaming.arrivals import Arrivals, picker, place_of
 from streaming.events import Click, Conversion, Event, Impression, PackedEvent, RecordKind, pack, unpack
 
 Bool = npt.NDArray[np.bool_]
@@ -136,7 +136,7 @@ class Pending:
         return Record(
             event=self._arrived[place],
             line=self._lines[place],
-            at=name if number < 0 else f"{name}:{number}",
+            at=name if number < 0 else place_of(name, number),
             watermark_ms=int(self._watermarks[place]),
             is_late=self.is_late(position),
         )

@@ -14,6 +14,7 @@ import msgspec
 import tomli_w
 
 from models.schema import Feature, Labels, Network, Optimizer, Safeguards
+from streaming.connection import SECRETS, Kafka
 
 TimeUnit = Literal["ms", "s", "us", "iso8601"]
 
@@ -119,6 +120,7 @@ class Settings(Section, frozen=True):
     safeguards: Safeguards = Safeguards()
     recalibrating: Recalibrating = Recalibrating()
     cuts: Cuts = Cuts()
+    kafka: Kafka = Kafka()
     features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
@@ -133,8 +135,8 @@ class Settings(Section, frozen=True):
 
     @property
     def hash(self) -> str:
-        """A digest of every value; two runs with the same one were set alike."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+        """A digest of every value but `kafka`'s; two runs with the same one were set alike."""
+        return hashlib.sha256(msgspec.json.encode(_of_result(self))).hexdigest()[:16]
 
 
 _POSITIVE = {
@@ -146,6 +148,7 @@ _POSITIVE = {
     "optimizer": ("embedding_learning_rate", "dense_learning_rate", "decay_half_life_steps"),
     "safeguards": ("breaker_ratio", "loss_limit", "breaker_limit"),
     "recalibrating": ("segment_ms", "half_life_ms", "least_conversions"),
+    "kafka": Kafka.__struct_fields__,
 }
 
 _LONGEST_MS = 10**14
@@ -165,6 +168,7 @@ _SECTIONS = (
     "safeguards",
     "recalibrating",
     "cuts",
+    "kafka",
 )
 
 
@@ -301,6 +305,8 @@ def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source} is not TOML: {error}") from error
     for name, value in sorted((environ or {}).items()):
+        if name in SECRETS.values():
+            continue
         *outer, key = name.removeprefix("AFTERCLICK_").lower().split("__")
         if name.startswith("AFTERCLICK_") and outer:
             table: Any = tables
@@ -358,8 +364,13 @@ def _without_none(value: Any) -> Any:
     return value
 
 
+def _of_result(settings: Settings) -> dict[str, Any]:
+    """All that can make a difference to a result: not from which brokers the records came."""
+    return {key: value for key, value in msgspec.to_builtins(settings).items() if key != "kafka"}
+
+
 def differences(one: Settings, other: Settings) -> list[str]:
-    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names.
+    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names, `kafka` left out.
 
     Example:
         >>> differences(Settings(), parse("[labels]\nmethod = 'window'"))
@@ -377,10 +388,10 @@ def differences(one: Settings, other: Settings) -> list[str]:
             found.append(f"{prefix}: {a!r} != {b!r}")
 
     def named(settings: Settings) -> dict[str, Any]:
-        sections: dict[str, Any] = _without_none(msgspec.to_builtins(settings))
+        sections: dict[str, Any] = _without_none(_of_result(settings))
         return sections | {"features": {feature["name"]: feature for feature in sections["features"]}}
 
     walk("", named(one), named(other))
-    if not found and one != other:
+    if not found and one.features != other.features:
         found.append("features: in another order")
     return found

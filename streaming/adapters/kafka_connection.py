@@ -1,0 +1,105 @@
+"""How a Kafka client is told where to connect, and what its errors are called here. Decides nothing about records.
+
+kafka-python says no more than "Unable to bootstrap" whether nobody listens, the password is wrong or the certificate is another's; why, it only logs.
+So while something is tried, its log is listened to, and what it said last goes into the error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import kafka.errors
+
+from streaming.connection import SECRETS, Credentials, Kafka
+
+_LOG = logging.getLogger("kafka")
+_LOG.addHandler(logging.NullHandler())  # else it prints each attempt to stderr; who sets logging up still sees them
+
+
+class BrokerError(Exception):
+    """Kafka cannot be used; the message names the broker or topic, what is wrong and what to do."""
+
+
+def client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
+    """What every client is made with.
+
+    Raises:
+        BrokerError: SASL is asked for, and something that it needs is not there.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": list(settings.bootstrap_servers),
+        "security_protocol": settings.security_protocol,
+        "bootstrap_timeout_ms": settings.connect_timeout_ms,
+        "reconnect_backoff_ms": 100,
+        "reconnect_backoff_max_ms": 2_000,  # a broker that is back is noticed in as much
+        "client_id": f"afterclick-{settings.model}",
+    }
+    if settings.security_protocol in ("SSL", "SASL_SSL"):
+        options["ssl_check_hostname"] = settings.ssl_check_hostname
+        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            if (value := getattr(settings, key)) is not None:
+                options[key] = value
+    if settings.security_protocol.startswith("SASL"):
+        missing = [SECRETS[key] for key in SECRETS if getattr(secret, key) is None]
+        if settings.sasl_mechanism is None:
+            raise BrokerError(
+                f"kafka.sasl_mechanism must be set for kafka.security_protocol = {settings.security_protocol!r}: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+            )
+        if missing:
+            raise BrokerError(
+                f"{' and '.join(missing)} must be set in the environment for kafka.security_protocol = {settings.security_protocol!r}"
+            )
+        options |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": secret.username,
+            "sasl_plain_password": secret.password,
+        }
+    return options
+
+
+class _Listener(logging.Handler):
+    """Keeps what a client logged as an error, each thing once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "failed" in text.lower() and "bootstrap" not in text.lower():
+            self.said[text] = None
+
+
+@contextmanager
+def reaching(settings: Kafka, secret: Credentials, intent: str) -> Iterator[None]:
+    """Calls errors of a client what they are: which brokers, how they were asked, as whom, what they said, what to look at."""
+    listener = _Listener()
+    _LOG.addHandler(listener)
+    try:
+        yield
+    except (kafka.errors.KafkaError, OSError, ValueError, AssertionError) as error:
+        where = ", ".join(settings.bootstrap_servers)
+        asked: str = settings.security_protocol
+        if settings.security_protocol.startswith("SASL"):
+            asked += f", {settings.sasl_mechanism}, user {secret.username!r}"
+        said = "; ".join([*listener.said][-2:]) or str(error) or type(error).__name__
+        raise BrokerError(
+            f"kafka.bootstrap_servers {where} ({asked}): could not {intent}: {said}. {_remedy(settings, said, error)}"
+        ) from error
+    finally:
+        _LOG.removeHandler(listener)
+
+
+def _remedy(settings: Kafka, said: str, error: Exception) -> str:
+    if isinstance(error, kafka.errors.KafkaConfigurationError):
+        return "Set [kafka] to what the client takes"
+    if isinstance(error, kafka.errors.AuthorizationError):
+        return "The broker knows who asks and does not allow it: grant the right, or ask as another user"
+    if "uthentication" in said or "SASL" in said:
+        return f"Look at {' and '.join(SECRETS.values())}, and at kafka.sasl_mechanism"
+    if settings.security_protocol.endswith("SSL"):
+        return "Look whether the broker listens there, whether it speaks TLS on that port, and at kafka.ssl_cafile"
+    return "Look whether the broker listens there, and whether it asks for another kafka.security_protocol"

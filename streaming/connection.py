@@ -1,0 +1,86 @@
+"""How the brokers are reached, what the topics are called, and where the secrets are. Must not know who speaks to a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+SECRETS = {"username": "AFTERCLICK_KAFKA__SASL_USERNAME", "password": "AFTERCLICK_KAFKA__SASL_PASSWORD"}
+"""Told by the environment alone: they are in no file, no hash and no run directory."""
+
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Partitioner = Literal["murmur2", "crc32", "any"]
+
+
+class Topics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the topics are called. None: `kafka.model`, a dot, and the key: `afterclick.impressions`."""
+
+    impressions: str | None = None
+    clicks: str | None = None
+    conversions: str | None = None
+    examples: str | None = None  # from the joiners to the trainer, where these are processes of their own
+    dead_letters: str | None = None
+    late: str | None = None
+    weights: str | None = None
+
+
+class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which brokers and topics. No part of the result: a run may be resumed from another address of the same records."""
+
+    bootstrap_servers: tuple[str, ...] = ("localhost:9092",)  # host:port; one that answers is enough
+    model: str = "afterclick"  # before each topic's name, so that models share brokers
+    topics: Topics = Topics()
+    partitions: int = 6  # of the topics that `topics create` makes; the most processes that can share the join
+    replication: int = 1  # copies of each; 3 is usual where there are three brokers
+    retention_ms: int | None = (
+        None  # None: attribution window + click window + 3 d, so that a run can begin with history
+    )
+    partitioner: Partitioner = "murmur2"  # murmur2: Java, Faust, kafka-python. crc32: librdkafka. any: not checked
+    security_protocol: SecurityProtocol = "PLAINTEXT"
+    sasl_mechanism: str | None = (
+        None  # PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; user and password come from the environment
+    )
+    ssl_cafile: str | None = None  # None: the authorities that this machine trusts
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_check_hostname: bool = True
+    connect_timeout_ms: int = 10_000  # until "cannot be reached" is said at start; later it is tried for ever
+    poll_timeout_ms: int = 200  # how long one look waits for the first record
+    max_poll_records: int = 5_000  # of one look; more cost memory and gain nothing
+    fetch_max_bytes: int = 16_777_216  # 16 MiB of one answer of a broker
+    max_partition_fetch_bytes: int = 1_048_576  # 1 MiB of one partition; at least the largest record
+
+    def topic(self, stem: str) -> str:
+        """What the topic of a stem is called.
+
+        Example:
+            >>> Kafka(model="ads").topic("dead-letters"), Kafka(topics=Topics(clicks="web_clicks")).topic("clicks")
+            ('ads.dead-letters', 'web_clicks')
+        """
+        name: str | None = getattr(self.topics, stem.replace("-", "_"))
+        return f"{self.model}.{stem}" if name is None else name
+
+
+TOPIC_STEMS = tuple(key.replace("_", "-") for key in Topics.__struct_fields__)
+"""Every topic that the settings can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who asks. Neither is shown when printed."""
+
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+
+def credentials(environ: Mapping[str, str]) -> Credentials:
+    """The user and the password that the environment tells, as they stand there.
+
+    Example:
+        >>> credentials({"AFTERCLICK_KAFKA__SASL_USERNAME": "app", "AFTERCLICK_KAFKA__SASL_PASSWORD": "123"})
+        Credentials()
+    """
+    return Credentials(environ.get(SECRETS["username"]), environ.get(SECRETS["password"]))

@@ -1,0 +1,212 @@
+"""What was polled from three co-partitioned topics, as a source of arrivals. Must not know who polled it, or what is done with it.
+
+A look at the outside is taken join partition by join partition, and in each in a fixed order, so that a tape of looks gives the same again:
+
+    1. streams that are idle no longer    2. records: impressions, clicks, conversions, each by offset    3. streams that have become idle
+
+Each record comes by one door: an arrival, or refused with its reason and `topic[partition]@offset`: malformed, without a value, of another
+key than its join key, in another partition than its key's, or from the future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from streaming.arrivals import Arrivals
+from streaming.events import Event, RecordKind
+from streaming.log_file import NEVER, Int64, Place, Refused
+from streaming.records import PolledRecord, PolledStream, refuse
+from streaming.settings import Settings, SettingsError
+from streaming.watermark import ClockSnapshot, PartitionClock
+
+
+class Polled(msgspec.Struct, frozen=True):
+    """What one look at the outside showed; also what a tape holds.
+
+    Args:
+        now_ms: processing time.
+        records: by `topic[partition]`, in the order of their offsets.
+        idle: streams that have become idle, or are so no longer.
+    """
+
+    now_ms: int
+    records: dict[str, list[PolledRecord]]
+    idle: dict[str, bool]
+
+
+class Polls(Protocol):
+    """Looks at the outside."""
+
+    def poll(self, paused: frozenset[str]) -> Polled | None:
+        """One look; what is paused is not read. None: the end, of a tape, or because somebody asked to stop."""
+
+
+class LiveSource:
+    """Records polled from Kafka, or from a tape of that, as a source.
+
+    Args:
+        polls: looks at the outside.
+        settings: how records are read, what the topics are called, and how disordered they may be.
+        partitions: how many each of the three topics has.
+        places: where each `topic[partition]` starts or was read to: the places of a cut, else those where the polls start.
+        tap: is shown each look, by join partition, just before what it led to is handed on: what a tape should hold.
+    """
+
+    def __init__(
+        self,
+        polls: Polls,
+        settings: Settings,
+        *,
+        partitions: int,
+        places: Mapping[str, Place],
+        tap: Callable[[Polled], None] = lambda polled: None,
+    ) -> None:
+        self._polls, self._tap = polls, tap
+        self._places = dict(places)
+        self.partitions = [_JoinPartition(p, partitions, settings) for p in range(partitions)]
+        self._p_of = {name: joined.p for joined in self.partitions for name in joined.names}
+
+    def __iter__(self) -> Iterator[Arrivals]:
+        while (polled := self._polls.poll(self.paused())) is not None:
+            for p, part in self._parts(polled):
+                self._tap(part)
+                arrivals = self.partitions[p].take(part, self._places)
+                if arrivals is not None:
+                    yield arrivals
+
+    def _parts(self, polled: Polled) -> list[tuple[int, Polled]]:
+        """A look by join partition, in their order."""
+        parts: dict[int, Polled] = {}
+        for name in (*polled.records, *polled.idle):
+            if name not in self._p_of:
+                raise SettingsError(
+                    f"{name} was read, and [kafka] names no such topic, or fewer partitions: set it as it was when this was read"
+                )
+            parts.setdefault(self._p_of[name], Polled(polled.now_ms, {}, {}))
+        for name, records in polled.records.items():
+            parts[self._p_of[name]].records[name] = records
+        for name, is_idle in polled.idle.items():
+            parts[self._p_of[name]].idle[name] = is_idle
+        return sorted(parts.items(), key=lambda item: item[0])
+
+    def paused(self) -> frozenset[str]:
+        """The streams that are to be read no further for now."""
+        return frozenset(joined.names[kind] for joined in self.partitions for kind in joined.clock.ahead())
+
+    def places(self) -> dict[str, Place]:
+        """How far each stream was handed on."""
+        return dict(self._places)
+
+    def snapshot(self) -> list[ClockSnapshot]:
+        """The clocks as a value; where reading goes on is told by `places`."""
+        return [joined.clock.snapshot() for joined in self.partitions]
+
+    def restore(self, snapshot: list[ClockSnapshot]) -> None:
+        """Takes up where a snapshot was taken; `places` of that moment must have been given."""
+        for joined, clock in zip(self.partitions, snapshot, strict=True):
+            joined.clock.restore(clock)
+
+
+class _Block(NamedTuple):
+    """The records of one stream that take part, as columns, and those that do not."""
+
+    times: Int64
+    watermarks: Int64
+    events: list[Event]
+    lines: list[bytes]
+    offsets: Int64
+    refused: list[Refused]
+
+
+class _JoinPartition:
+    """One join partition: the partitions of one number of the three topics."""
+
+    def __init__(self, p: int, count: int, settings: Settings) -> None:
+        time = settings.event_time
+        self.p = p
+        self.names = tuple(f"{settings.kafka.topic(kind.stem)}[{p}]" for kind in RecordKind)
+        self.clock = PartitionClock(
+            out_of_orderness_ms=time.out_of_orderness_ms,
+            alignment_ms=time.alignment_ms,
+            future_skew_ms=time.future_skew_ms,
+            stall_hold_ms=time.stall_hold_ms,
+        )
+        self._streams = [
+            PolledStream(kind, name, fields, p=p, count=count, partitioner=settings.kafka.partitioner)
+            for kind, name, fields in zip(
+                RecordKind,
+                self.names,
+                (settings.log.impressions, settings.log.clicks, settings.log.conversions),
+                strict=True,
+            )
+        ]
+
+    def take(self, polled: Polled, places: dict[str, Place]) -> Arrivals | None:
+        """What a look at this partition led to, None if to nothing; moves the places of its streams."""
+        before = (self.clock.watermark_ms, self.clock.is_idle)
+        self._set_idle(polled, False)
+        blocks = []
+        for stream, name in zip(self._streams, self.names, strict=True):
+            place = places.get(name, Place(line=0))
+            records = polled.records.get(name, [])
+            if records and records[0][0] < place.line:  # handed on before; a broker's client may give them again
+                records = [record for record in records if record[0] >= place.line]
+            blocks.append(self._meet(stream, records, polled.now_ms))
+            if records:
+                places[name] = Place(records[-1][0] + 1, 0, self.clock.newest_ms(stream.kind))
+        self._set_idle(polled, True)
+        refused = [record for block in blocks for record in block.refused]
+        counts = [len(block.events) for block in blocks]
+        if not any(counts) and not refused and before == (self.clock.watermark_ms, self.clock.is_idle):
+            return None
+        return Arrivals(
+            times=np.concatenate([block.times for block in blocks]),
+            watermarks=np.concatenate([block.watermarks for block in blocks]),
+            kinds=np.repeat(np.array(RecordKind, np.int64), counts),
+            events=[event for block in blocks for event in block.events],
+            lines=[line for block in blocks for line in block.lines],
+            names=self.names,
+            files=np.repeat(np.arange(len(blocks)), counts),
+            numbers=np.concatenate([block.offsets for block in blocks]),
+            refused=refused,
+            watermark_ms=self.clock.watermark_ms,
+            is_last=False,
+            p=self.p,
+            is_idle=self.clock.is_idle,
+        )
+
+    def _set_idle(self, polled: Polled, is_idle: bool) -> None:
+        for kind, name in zip(RecordKind, self.names, strict=True):
+            if polled.idle.get(name) is is_idle:
+                self.clock.set_idle(kind, is_idle)
+
+    def _meet(self, stream: PolledStream, records: list[PolledRecord], now_ms: int) -> _Block:
+        """Lets the records of a stream meet the watermark."""
+        events, refused = stream.tell_apart(records)
+        times = np.fromiter([event.event_time_ms for _, event in events], np.int64, len(events))
+        met = self.clock.observe(stream.kind, times, now_ms)
+        for index in np.flatnonzero(met.is_future).tolist():
+            position, event = events[index]
+            reason = f"stamped more than future_skew_ms ahead of the time at which it was read, {now_ms}"
+            future = refuse(stream.kind, stream.name, records[position], reason, event)
+            refused[position] = replace(future, is_future=True, watermark_ms=int(met.watermarks[index]))
+        kept = np.flatnonzero(~met.is_future)
+        positions = [events[index][0] for index in kept.tolist()]
+        return _Block(
+            times=times[kept],
+            watermarks=met.watermarks[kept],
+            events=[events[index][1] for index in kept.tolist()],
+            lines=[records[position][2] or b"" for position in positions],
+            offsets=np.fromiter([records[position][0] for position in positions], np.int64, len(positions)),
+            refused=[refused[position] for position in sorted(refused)],
+        )
+
+
+def start_places(offsets: Mapping[str, int]) -> dict[str, Place]:
+    """Places at which nothing was read yet."""
+    return {name: Place(offset, 0, NEVER) for name, offset in offsets.items()}
