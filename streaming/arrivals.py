@@ -39,6 +39,7 @@ class Arrivals:
         is_last: whether the log is exhausted: `watermark_ms` is then the final one.
         p: the join partition they belong to.
         is_idle: live: all streams of p are idle; nobody waits for its watermark.
+        now_ms: live: processing time, UTC epoch ms. held_ms: event time held back because a stream has stalled.
     """
 
     times: Int64
@@ -54,6 +55,8 @@ class Arrivals:
     is_last: bool
     p: int = 0
     is_idle: bool = False
+    now_ms: int | None = None
+    held_ms: int = 0
 
     def at(self, index: int) -> str:
         """Where a record was read, as `file:line` or `topic[partition]@offset`."""

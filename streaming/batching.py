@@ -198,6 +198,8 @@ class Batcher:
         self._open: list[Examples] = []  # stretches, none of them empty
         self._rows = 0
         self._newest_ms = 0  # due time of the newest that waits
+        self.taken = 0
+        """Groups given so far."""
 
     def on_examples(self, examples: Examples) -> Iterator[Examples]:
         """Takes examples in order of due time; gives the groups that are complete by that.
@@ -234,6 +236,11 @@ class Batcher:
                 "a group would hold other rows than the next time; feed the examples of one partition as they left the join"
             )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a group is held."""
+        return bool(self._open)
+
     def on_watermark(self, watermark_ms: int) -> Iterator[Examples]:
         """Gives the group that is held if its interval is over."""
         return self.flush() if self._open and watermark_ms >= self._end_ms() else iter(())
@@ -269,6 +276,7 @@ class Batcher:
 
     def _take(self) -> Examples:
         group, self._open, self._rows = Examples.joined(self._open), [], 0
+        self.taken += 1
         return group
 
     def _end_ms(self) -> int:

@@ -132,7 +132,7 @@ def produce(
     from streaming.adapters.kafka_feed import KafkaFeed
     from streaming.adapters.kafka_sink import KafkaSink
     from streaming.adapters.pace import Paced
-    from streaming.replay import LogSource
+    from streaming.log_source import LogSource
 
     settings = _settings_of(log, config)
     source = LogSource(log, settings, block_bytes=BLOCK_BYTES if speed == "max" else 4096)

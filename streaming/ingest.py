@@ -20,7 +20,7 @@ from streaming.join import Join
 from streaming.joined import Side, Windows
 from streaming.label import Outcome, Policy
 from streaming.log_file import Place
-from streaming.metrics import IngestFigures
+from streaming.metrics import IngestFigures, PartitionFigures
 from streaming.outputs import door_of, refused_line, side_line
 from streaming.ports import Source
 from streaming.settings import Settings
@@ -36,6 +36,7 @@ class _Partition:
         self.join = Join(join_windows(settings), self.policy.schedule)
         self.watermark_ms: int | None = None
         self.is_idle = False
+        self.held_ms = 0
 
     def advance(self, watermark_ms: int, *, is_halt: bool) -> tuple[Examples, list[Side], bool]:
         """What leaves on the way to the watermark of all, or to its own, if that is the lower one; and whether anything was due."""
@@ -69,6 +70,7 @@ class Ingest:
         self._watermark_ms: int | None = None
         self._at_ms = self._read_bytes = 0
         self._figures = IngestFigures()
+        self._open_since: tuple[int, int] | None = None  # live: which batch is open, and since when, in processing time
         self._is_changed = False  # since the last cut
         self._cut_places: dict[str, Place] | None = None  # how far the source had been read at it
         self._is_closed = False
@@ -87,12 +89,14 @@ class Ingest:
             self._read_bytes = sum(place.start for place in self._source.places().values())
             yield Delivery(records, self._read_bytes, lines, [], copy_figures(self._figures))
             partition.join.on_arrivals(arrivals)
-            partition.is_idle = arrivals.is_idle
+            partition.is_idle, partition.held_ms = arrivals.is_idle, arrivals.held_ms
             if arrivals.watermark_ms is not None:
                 partition.watermark_ms = arrivals.watermark_ms
             if (reached_ms := self._reached_ms()) is not None:
                 for watermark_ms, is_cut in self._stops(arrivals, reached_ms):
                     yield self._advance(watermark_ms, is_cut=is_cut)
+            if arrivals.now_ms is not None and self._has_lingered(arrivals.now_ms):
+                yield Delivery(0, self._read_bytes, [], self._collated(self._batcher.flush()), self._shown())
         if close_at_end:
             self._is_closed = True
             closing_ms = self._closing_ms()
@@ -104,6 +108,16 @@ class Ingest:
         if self._is_changed or self._is_closed or dict(self._source.places()) != self._cut_places:
             yield Delivery(0, self._read_bytes, [], [], self._shown(), self._cut())
         yield Delivery(0, self._read_bytes, [], self._collated(self._batcher.flush()), self._shown())
+
+    def _has_lingered(self, now_ms: int) -> bool:
+        """Live: whether the batch that is open has been so for longer than anybody wants to wait."""
+        if not self._batcher.is_open:
+            self._open_since = None
+        elif self._open_since is None or self._open_since[0] != self._batcher.taken:
+            self._open_since = self._batcher.taken, now_ms
+        elif now_ms - self._open_since[1] >= self._settings.batching.linger_ms:
+            return True
+        return False
 
     def _reached_ms(self) -> int | None:
         """The watermark of all: the least of those that are not idle; where all are, the largest. It never falls."""
@@ -182,6 +196,10 @@ class Ingest:
         figures.remembered_impressions = sum(join.remembered_impressions for join in joins)
         figures.pending_records = sum(join.pending_records for join in joins)
         figures.held_facts = sum(join.held_facts for join in joins)
+        figures.partitions = {
+            p: PartitionFigures(watermark_ms=own.watermark_ms, is_idle=own.is_idle, held_ms=own.held_ms)
+            for p, own in self._partitions.items()
+        }
         return copy_figures(figures)
 
     def _cut(self) -> IngestState:
@@ -199,6 +217,7 @@ class Ingest:
             batch=self._batcher.snapshot(),
             figures=self._shown(),
             is_closed=self._is_closed,
+            open_since_ms=None if self._open_since is None else self._open_since[1],
         )
 
     def restore(self, state: IngestState) -> None:
@@ -211,6 +230,7 @@ class Ingest:
         self._batcher.restore(state.batch)
         self._figures = copy_figures(state.figures)
         self._collator.faults.update(state.figures.feature_faults)
+        self._open_since = None if state.open_since_ms is None else (self._batcher.taken, state.open_since_ms)
         self._cut_places = state.places
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from streaming.adapters.ingest_process import DELIVERY, END, FAILURE, Failure, read_frame, write_frame
-from streaming.ingest_job import LogJob, deliveries_of
+from streaming.ingest_job import Job, deliveries_of
 from streaming.wire import encode_delivery
 
 
@@ -24,11 +24,12 @@ def main(descriptor: int) -> None:
     frame = read_frame(sys.stdin.buffer)
     if frame is None:
         return
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, stop), daemon=True).start()
     gc.freeze()  # what is loaded stays
     with os.fdopen(descriptor, "wb", buffering=0) as pipe:
         try:
-            for delivery in deliveries_of(msgspec.msgpack.decode(frame[1], type=LogJob)):
+            for delivery in deliveries_of(msgspec.msgpack.decode(frame[1], type=Job), stop):
                 write_frame(pipe, DELIVERY, encode_delivery(delivery))
             write_frame(pipe, END, b"")
         except BrokenPipeError:
@@ -38,11 +39,13 @@ def main(descriptor: int) -> None:
             write_frame(pipe, FAILURE, msgspec.msgpack.encode(failure))
 
 
-def _end_with(stdin: BinaryIO) -> None:
-    """Waits until there is nobody left to ingest for."""
-    while stdin.read(1):
-        pass
-    os._exit(0)
+def _listen(stdin: BinaryIO, stop: threading.Event) -> None:
+    """Hears that it is to stop, and ends at once when there is nobody left to ingest for."""
+    try:
+        while read_frame(stdin) is not None:
+            stop.set()
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":

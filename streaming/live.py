@@ -68,19 +68,22 @@ class LiveSource:
     ) -> None:
         self._polls, self._tap = polls, tap
         self._places = dict(places)
-        self.partitions = [_JoinPartition(p, partitions, settings) for p in range(partitions)]
-        self._p_of = {name: joined.p for joined in self.partitions for name in joined.names}
+        self._joined = [_JoinPartition(p, partitions, settings) for p in range(partitions)]
+        self._p_of = {name: joined.p for joined in self._joined for name in joined.names}
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """All there are."""
+        return tuple(range(len(self._joined)))
 
     def __iter__(self) -> Iterator[Arrivals]:
         while (polled := self._polls.poll(self.paused())) is not None:
             for p, part in self._parts(polled):
                 self._tap(part)
-                arrivals = self.partitions[p].take(part, self._places)
-                if arrivals is not None:
-                    yield arrivals
+                yield self._joined[p].take(part, self._places)
 
     def _parts(self, polled: Polled) -> list[tuple[int, Polled]]:
-        """A look by join partition, in their order."""
+        """A look by join partition, in their order; one that showed nothing still says what time it is."""
         parts: dict[int, Polled] = {}
         for name in (*polled.records, *polled.idle):
             if name not in self._p_of:
@@ -92,11 +95,11 @@ class LiveSource:
             parts[self._p_of[name]].records[name] = records
         for name, is_idle in polled.idle.items():
             parts[self._p_of[name]].idle[name] = is_idle
-        return sorted(parts.items(), key=lambda item: item[0])
+        return sorted(parts.items(), key=lambda item: item[0]) or [(0, polled)]
 
     def paused(self) -> frozenset[str]:
         """The streams that are to be read no further for now."""
-        return frozenset(joined.names[kind] for joined in self.partitions for kind in joined.clock.ahead())
+        return frozenset(joined.names[kind] for joined in self._joined for kind in joined.clock.ahead())
 
     def places(self) -> dict[str, Place]:
         """How far each stream was handed on."""
@@ -104,11 +107,11 @@ class LiveSource:
 
     def snapshot(self) -> list[ClockSnapshot]:
         """The clocks as a value; where reading goes on is told by `places`."""
-        return [joined.clock.snapshot() for joined in self.partitions]
+        return [joined.clock.snapshot() for joined in self._joined]
 
     def restore(self, snapshot: list[ClockSnapshot]) -> None:
         """Takes up where a snapshot was taken; `places` of that moment must have been given."""
-        for joined, clock in zip(self.partitions, snapshot, strict=True):
+        for joined, clock in zip(self._joined, snapshot, strict=True):
             joined.clock.restore(clock)
 
 
@@ -146,9 +149,8 @@ class _JoinPartition:
             )
         ]
 
-    def take(self, polled: Polled, places: dict[str, Place]) -> Arrivals | None:
-        """What a look at this partition led to, None if to nothing; moves the places of its streams."""
-        before = (self.clock.watermark_ms, self.clock.is_idle)
+    def take(self, polled: Polled, places: dict[str, Place]) -> Arrivals:
+        """What a look at this partition led to; moves the places of its streams."""
         self._set_idle(polled, False)
         blocks = []
         for stream, name in zip(self._streams, self.names, strict=True):
@@ -162,8 +164,6 @@ class _JoinPartition:
         self._set_idle(polled, True)
         refused = [record for block in blocks for record in block.refused]
         counts = [len(block.events) for block in blocks]
-        if not any(counts) and not refused and before == (self.clock.watermark_ms, self.clock.is_idle):
-            return None
         return Arrivals(
             times=np.concatenate([block.times for block in blocks]),
             watermarks=np.concatenate([block.watermarks for block in blocks]),
@@ -178,6 +178,8 @@ class _JoinPartition:
             is_last=False,
             p=self.p,
             is_idle=self.clock.is_idle,
+            now_ms=polled.now_ms,
+            held_ms=self.clock.held_ms,
         )
 
     def _set_idle(self, polled: Polled, is_idle: bool) -> None:

@@ -75,6 +75,19 @@ class EarlyMetrics(msgspec.Struct, frozen=True, kw_only=True):
     ages: list[CohortMetrics] = []
 
 
+class PartitionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a join partition has come.
+
+    Args:
+        watermark_ms: None before there is one. is_idle: whether nobody waits for it. held_ms: event time that is held back because
+            a stream of it has stalled.
+    """
+
+    watermark_ms: int | None
+    is_idle: bool = False
+    held_ms: int = 0
+
+
 class IngestFigures(msgspec.Struct, kw_only=True):
     """What is counted before anything is learned; each is the figure of that name in `RunMetrics`."""
 
@@ -89,6 +102,7 @@ class IngestFigures(msgspec.Struct, kw_only=True):
     remembered_impressions: int = 0
     pending_records: int = 0
     held_facts: int = 0
+    partitions: dict[int, PartitionFigures] = {}
 
 
 class RunMetrics(msgspec.Struct, kw_only=True):
@@ -106,6 +120,7 @@ class RunMetrics(msgspec.Struct, kw_only=True):
         remembered_impressions: closed ones remembered so that what follows is called what it is.
         pending_records: read, but not yet in effect (the watermark has not passed them).
         held_facts: clicks and conversions that wait for a late impression.
+        partitions: join partition -> how far it has come; a log of files is partition 0.
         open_predictions: predictions that wait for their label.
         steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches:
             running_away, exploding or not_finite.
@@ -133,6 +148,7 @@ class RunMetrics(msgspec.Struct, kw_only=True):
     remembered_impressions: int = 0
     pending_records: int = 0
     held_facts: int = 0
+    partitions: dict[int, PartitionFigures] = {}
     open_predictions: int = 0
     steps: int = 0
     taught: int = 0

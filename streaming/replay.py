@@ -1,54 +1,37 @@
-"""A replay put together: log files in, a run directory out. With the command line the only place that picks adapters."""
+"""A replay put together: log files, or a tape, in, a run directory out. Must not know what is made of them."""
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import msgspec
-import torch
 
-from models.delay import check_combination, method_of
-from streaming.adapters.cut_directory import CutDirectory
-from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.files import LogError
 from streaming.adapters.ingest_process import IngestProcess
-from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
-from streaming.checkpoint import Cut
+from streaming.adapters.tape import TAPE, TapeError, read_tape
 from streaming.deliveries import IngestState
-from streaming.examples import Kind
-from streaming.features import FeatureReader
-from streaming.ingest_job import IngestHere, LogJob
-from streaming.label import check_kinds
+from streaming.ingest_job import IngestHere, Job, LogJob, TapeJob
 from streaming.log_source import LogSource
-from streaming.metrics import SIDE_OUTPUTS
-from streaming.pipeline import Pipeline
 from streaming.ports import Feed
-from streaming.settings import Settings, SettingsError, dump
+from streaming.run import Run, refuse_unusable
+from streaming.settings import Settings, SettingsError
 
-OUTPUTS = ("examples.jsonl.zst", "predictions.jsonl.zst", *(f"{door}.jsonl" for door in SIDE_OUTPUTS))
+REMOTE_ERRORS: dict[str, type[Exception]] = {"LogError": LogError, "TapeError": TapeError}
 
 
-class Replay:
+class Replay(Run):
     """A log replayed into a run directory.
 
     Args:
-        log: directory of the log. out: the run directory.
-        settings: of the run.
-        resume: go on from the newest cut in `out` instead of starting anew.
-        speed: event time that passes in a second of processing time, in seconds; None is as fast as can be.
+        log: directory of the log, or of a tape that `afterclick run --record` wrote.
+        speed: event time that passes in a second of processing time, in seconds; None is as fast as can be. Of a log alone.
         processes: 2 to read records in a process of its own while batches are learned in this one; what comes out is the same.
-        environ: where `AFTERCLICK_CRASH_AT` is looked up, for tests: `n` or `n@k` kills this process before numbered step n of
-            the k-th cut.
+        out, settings, resume, environ: see `Run`.
 
     Raises:
-        LogError: the log cannot be read. RunDirectoryError: `out` cannot be used.
-        SettingsError: there is no such method or device, or a feature's path cannot be one; nothing was written.
-        CutError: no cut can be resumed from, or it was written under other settings.
+        LogError: the log cannot be read. TapeError: the tape cannot. And what `Run` raises.
     """
 
     def __init__(
@@ -62,36 +45,21 @@ class Replay:
         processes: int = 1,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.passed_over: list[str] = []
-        """Damaged cuts that were passed over, and why."""
-        self.resumed_at_ms: int | None = None
-        _refuse_unusable(settings)
-        source = LogSource(log, settings)  # so that a log that is none is refused before anything is written
-        self.size_bytes = source.size_bytes
-        source.close()
-        self._output = RunDirectory(out, OUTPUTS)
-        try:
-            cuts = CutDirectory(out / "cuts", settings)
-            cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
-            self._output.cut_back({} if cut is None else cut.lengths)
-            self._output.replace("settings.toml", dump(settings).encode())
-            feed: Feed = IngestHere(partial(LogJob, str(log), settings, speed))
-            if processes > 1:
-                feed = IngestProcess(_encoded_job(log, settings, speed), {"LogError": LogError})
-            self.pipeline = Pipeline(
-                settings,
-                feed=feed,
-                output=self._output,
-                cuts=cuts,
-                publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
-                at_step=CrashAt(environ or {}),
-            )
-            if cut is not None:
-                self.pipeline.restore(cut, tensors)
-                self.resumed_at_ms = cut.at_ms
-        except BaseException:
-            self._output.close()
-            raise
+        refuse_unusable(settings)
+        self.size_bytes: int | None = None
+        if (log / TAPE).is_file():
+            read_tape(log)
+            if speed is not None:
+                raise SettingsError("--speed is for logs: a tape holds the processing times at which it was polled")
+            if settings.labels.method == "oracle":
+                raise SettingsError("labels.method = 'oracle' needs a first pass over a log; a tape is read once")
+        else:  # so that a log that is none is refused before anything is written
+            source = LogSource(log, settings)
+            self.size_bytes = source.size_bytes
+            source.close()
+        job = partial(_job, log, settings, speed)
+        feed: Feed = IngestHere(job) if processes == 1 else IngestProcess(partial(_encoded, job), REMOTE_ERRORS)
+        super().__init__(out, settings, feed, resume=resume, environ=environ)
 
     @property
     def read_bytes(self) -> int:
@@ -100,80 +68,12 @@ class Replay:
         """
         return self.pipeline.read_bytes
 
-    def _cut_to_resume(self, cuts: CutDirectory) -> tuple[Cut | None, dict[str, torch.Tensor]]:
-        cut, tensors, self.passed_over = cuts.newest()
-        if cut is not None and cut.ingest.is_closed:
-            out = self._output.path
-            raise RunDirectoryError(
-                f"--out {out} holds a run that was closed with --close-at-end: nothing can follow it"
-            )
-        return cut, tensors
 
-    def _fresh(self) -> tuple[None, dict[str, torch.Tensor]]:
-        if not self._output.is_fresh:
-            raise RunDirectoryError(
-                f"--out {self._output.path} is not empty: go on with --resume, or choose another directory"
-            )
-        return None, {}
-
-    def run(self, *, close_at_end: bool = False) -> Iterator[int]:
-        """Replays to the end; gives the number of records that went through, block by block."""
-        # What is loaded by now (torch, above all) stays: collections need not look at it again and again.
-        gc.freeze()
-        try:
-            self._write_run(close_at_end=close_at_end, is_finished=False)
-            yield from self.pipeline.run(close_at_end=close_at_end)
-            self._write_run(close_at_end=close_at_end, is_finished=True)
-        finally:
-            gc.unfreeze()
-            self._output.close()
-
-    def _write_run(self, *, close_at_end: bool, is_finished: bool) -> None:
-        run = msgspec.json.encode({"close_at_end": close_at_end, "is_finished": is_finished})
-        self._output.replace("run.json", msgspec.json.format(run))
+def _job(log: Path, settings: Settings, speed: float | None, state: IngestState | None, close_at_end: bool) -> Job:
+    if (log / TAPE).is_file():
+        return TapeJob(str(log), settings, state, close_at_end)
+    return LogJob(str(log), settings, speed, state, close_at_end)
 
 
-def _encoded_job(log: Path, settings: Settings, speed: float | None) -> Callable[[IngestState | None, bool], bytes]:
-    return lambda state, close_at_end: msgspec.msgpack.encode(LogJob(str(log), settings, speed, state, close_at_end))
-
-
-def _refuse_unusable(settings: Settings) -> None:
-    """Refuses what only rooms further down can tell to be wrong, before anything is written."""
-    labels = settings.labels
-    try:
-        check_combination(
-            labels.method,
-            objective=settings.network.objective,
-            normalization=labels.normalization,
-            delay_model=labels.delay_model,
-        )
-        check_kinds(map(Kind, method_of(labels.method).sees))
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    try:
-        FeatureReader(settings.features)
-    except ValueError as error:
-        raise SettingsError(f"features: {error}") from error
-    try:
-        torch.empty(0, device=settings.network.device)
-    except (RuntimeError, AssertionError) as error:  # torch says by an assertion that it was built without one
-        why = str(error).splitlines()[0]
-        raise SettingsError(
-            f"network.device must be one that torch finds here, cpu say (got {settings.network.device!r}): {why}"
-        ) from error
-
-
-class CrashAt:
-    """Kills this process, as `kill -9` would, at a numbered step of a cut."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        step, _, occurrence = environ.get("AFTERCLICK_CRASH_AT", "").partition("@")
-        self._step = int(step) if step else None
-        self._left = int(occurrence or 1)
-
-    def __call__(self, number: int) -> None:
-        """Dies here if it is this step's turn."""
-        if number == self._step:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+def _encoded(job: partial[Job], state: IngestState | None, close_at_end: bool) -> bytes:
+    return msgspec.msgpack.encode(job(state, close_at_end))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import kafka as client
 import msgspec
 import pytest
 from brokers import NOBODY, count_of, polled_until, put, settings_on
@@ -21,7 +20,7 @@ from streaming.cli import main
 from streaming.connection import TOPIC_STEMS
 from streaming.events import RecordKind
 from streaming.live import LiveSource
-from streaming.replay import LogSource
+from streaming.log_source import LogSource
 from streaming.settings import Settings, dump, load
 
 pytestmark = pytest.mark.integration

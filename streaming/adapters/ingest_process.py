@@ -21,6 +21,7 @@ import msgspec
 from streaming.deliveries import Delivery, IngestState
 from streaming.wire import decode_delivery
 
+JOB, STOP = b"j", b"s"
 DELIVERY, FAILURE, END = b"d", b"f", b"e"
 AHEAD = 2
 """Deliveries that wait to be learned, a block of records each: enough that learning never waits for one, and memory is bounded."""
@@ -49,6 +50,15 @@ class IngestProcess:
     def __init__(self, job: Callable[[IngestState | None, bool], bytes], errors: Mapping[str, type[Exception]]) -> None:
         self._job, self._errors = job, errors
         self._state: IngestState | None = None
+        self._stdin: IO[bytes] | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Asks a live ingest to come to its end: what it has read is delivered, and then a cut. May be called from a signal handler."""
+        self._is_stopped = True
+        if self._stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                write_frame(self._stdin, STOP, b"")
 
     def restore(self, state: IngestState) -> None:
         """Takes up where a cut was taken."""
@@ -74,7 +84,10 @@ class IngestProcess:
             with contextlib.suppress(
                 BrokenPipeError
             ):  # it died at once; what it left in the pipe, or did not, says more
-                write_frame(worker.stdin, b"j", self._job(self._state, close_at_end))
+                write_frame(worker.stdin, JOB, self._job(self._state, close_at_end))
+                self._stdin = worker.stdin
+                if self._is_stopped:  # before it began
+                    self.stop()
             while (frame := frames.get()) is not None:
                 tag, content = frame
                 if tag == END:
@@ -87,6 +100,7 @@ class IngestProcess:
                 "go on from the last cut with --resume, or use one process with --processes 1"
             )
         finally:
+            self._stdin = None
             is_left.set()
             worker.kill()
             worker.wait()

@@ -94,6 +94,8 @@ class KafkaPolls:
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
                 max_poll_records=settings.kafka.max_poll_records,
+                # A broker answers one request at a time: what is resumed waits for as long as what is at its end is waited for.
+                fetch_max_wait_ms=min(settings.kafka.poll_timeout_ms, 100),
                 fetch_max_bytes=settings.kafka.fetch_max_bytes,
                 max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
             )
@@ -217,6 +219,11 @@ class KafkaPolls:
             self._consumer.pause(*(self._streams[name] for name in paused - self._paused))
             self._consumer.resume(*(self._streams[name] for name in self._paused - paused))
             self._paused = paused
+        # kafka-python 3.0.12: what was parsed of a partition before it was paused comes back only when this is None, and it is left at what is
+        # used up; the partition, resumed, would show nothing ever again.
+        fetcher = getattr(self._consumer, "_fetcher", None)
+        if not getattr(fetcher, "_next_partition_records", True):
+            fetcher._next_partition_records = None
 
     def _look(self, now_ms: int) -> dict[str, bool]:
         """Where the streams end, for their idleness; and whether the brokers are there."""

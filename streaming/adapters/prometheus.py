@@ -59,6 +59,7 @@ class RunCollector(Collector):
         """Every family, from one reading of the metrics."""
         metrics = self._read()
         yield from _time(metrics, None if self._clock is None else self._clock())
+        yield from _partitions(metrics)
         yield from _records(metrics)
         yield from _state(metrics)
         yield from _learning(metrics)
@@ -106,6 +107,26 @@ def _time(metrics: RunMetrics, processing_time_ms: int | None) -> Iterator[Metri
         "Processing time less watermark.",
         None if watermark_ms is None or processing_time_ms is None else (processing_time_ms - watermark_ms) / 1000,
     )
+
+
+def _partitions(metrics: RunMetrics) -> Iterator[Metric]:
+    watermark = GaugeMetricFamily(
+        "afterclick_partition_watermark_timestamp_seconds", "Watermark of a join partition.", labels=["p"]
+    )
+    idle = GaugeMetricFamily(
+        "afterclick_partition_idle", "1 where all streams of a join partition are idle.", labels=["p"]
+    )
+    held = GaugeMetricFamily(
+        "afterclick_partition_stall_held_seconds",
+        "Event time that is held back because a stream of a join partition has stalled: above 0 is an alarm.",
+        labels=["p"],
+    )
+    for p, own in metrics.partitions.items():
+        if own.watermark_ms is not None:
+            watermark.add_metric([str(p)], own.watermark_ms / 1000)
+        idle.add_metric([str(p)], own.is_idle)
+        held.add_metric([str(p)], own.held_ms / 1000)
+    yield from (watermark, idle, held)
 
 
 def _records(metrics: RunMetrics) -> Iterator[Metric]:

@@ -26,7 +26,7 @@ from streaming.lab.world import World, generate
 from streaming.label import Policy
 from streaming.log_source import LogSource
 from streaming.outputs import door_of, example_lines, refused_line, side_line
-from streaming.replay import OUTPUTS
+from streaming.run import OUTPUTS
 from streaming.settings import load
 
 BASELINE = Path(__file__).parent / "baselines" / "merge_join.py"

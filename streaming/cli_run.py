@@ -1,0 +1,100 @@
+"""The part of the command line that runs a model live. Says what was done and what went wrong; everything else is done elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from streaming.console import print_json, print_rows, progress, warn
+from streaming.settings import load
+
+
+def run(
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of the run; gone on from its newest cut if there is one.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Settings (TOML); [kafka] says which brokers and topics. Default: OUT/settings.toml."
+        ),
+    ] = None,
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Where a new run begins to read: earliest, latest, or a time (ISO 8601, or UTC epoch ms)."
+        ),
+    ] = "earliest",
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record", help="Directory for a tape of all that is read; `afterclick replay` takes it as a log."
+        ),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address to serve them on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics at http://HOST:PORT/metrics while it runs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")] = False,
+) -> None:
+    """Join, label, learn, score, cut and publish what comes by Kafka, until it is told to stop (Ctrl-C, SIGTERM).
+
+    The same command starts a run and goes on with it. Stopped, or killed at any moment, it loses nothing and learns nothing twice.
+    """
+    from streaming.adapters.prometheus import RunCollector
+    from streaming.adapters.prometheus import serve as serve_metrics
+    from streaming.lab.summary import run_rows, run_warnings
+    from streaming.live_run import LiveRun
+    from streaming.metrics import RunMetrics
+
+    settings = load(out / "settings.toml" if config is None and (out / "settings.toml").is_file() else config)
+    latest = RunMetrics()
+    server = None
+    if metrics_port is not None:
+        collector = RunCollector(lambda: latest, clock=lambda: time.time_ns() // 1_000_000)
+        server = serve_metrics(collector, metrics_port, host=metrics_host)
+    try:
+        live = LiveRun(out, settings, begin=begin, record=record, environ=os.environ)
+        for reason in live.passed_over:
+            warn(f"{reason}; the cut before it is used")
+        before = {number: signal.signal(number, _stopping(live.stop)) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with progress(f"running {settings.kafka.model}", None) as done:
+                records, shown = 0, 0.0
+                for count in live.run():
+                    records += count
+                    done(records)
+                    if server is not None and time.monotonic() - shown > 1.0:
+                        latest, shown = live.pipeline.metrics(), time.monotonic()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            live.close()
+    finally:
+        if server is not None:
+            server.close()
+    metrics = live.pipeline.metrics()
+    print_json(metrics) if as_json else print_rows(f"Stopped; {out} can be gone on with", run_rows(metrics, out))
+    for warning in run_warnings(metrics, out):
+        warn(warning)
+
+
+def _stopping(stop: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+    """A signal handler that asks to stop; asked again a second later, nobody waits any longer."""
+    asked: list[float] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked and time.monotonic() - asked[0] > 1.0:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        asked.append(time.monotonic())
+        stop()
+
+    return handle
