@@ -14,7 +14,7 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import BrokerError, client_options, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, reaching
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.idleness import Idleness
@@ -85,18 +85,19 @@ class KafkaPolls:
         self.is_unreachable = False
         """Whether the brokers did not answer when they were last asked."""
         self._is_stopped = False
-        with reaching(self._kafka, secret, "connect"):
-            self._consumer = kafka.KafkaConsumer(
-                **client_options(settings.kafka, secret),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-                max_poll_records=settings.kafka.max_poll_records,
-                fetch_max_bytes=settings.kafka.fetch_max_bytes,
-                max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
-            )
+        self._consumer = connected(
+            kafka.KafkaConsumer,
+            settings.kafka,
+            secret,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            max_poll_records=settings.kafka.max_poll_records,
+            fetch_max_bytes=settings.kafka.fetch_max_bytes,
+            max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
+        )
         try:
             with reaching(self._kafka, secret, "look at the topics"):
                 self.partitions = self._count_partitions()

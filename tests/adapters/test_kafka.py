@@ -143,7 +143,7 @@ def test_topics_that_are_missing_or_do_not_fit_are_refused(kafka: Server) -> Non
 def test_nobody_there_is_said_with_what_to_look_at() -> None:
     nobody = Server(f"127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(
-        BrokerError, match=rf"{nobody.bootstrap} \(PLAINTEXT\): could not connect: .*refused.*broker listens"
+        BrokerError, match=rf"{nobody.bootstrap} \(PLAINTEXT\): could not connect: .*REFUSED.*broker listens there"
     ):
         KafkaPolls(settings_on(nobody, connect_timeout_ms=500), NOBODY)
 
@@ -209,8 +209,8 @@ def test_records_that_stand_where_they_should_not_become_dead_letters(kafka: Ser
     clicks = settings.kafka.topic("clicks")
     assert {at for at, _ in reasons} == {clicks}
     told = sorted(reason for _, reason in reasons)
-    assert told[0] == "its key is b'b', its join key b'a'"
-    assert told[1].startswith("it is in partition ")
+    assert told[0].startswith("it is in partition ")
+    assert told[1] == "its key is b'b', its join key b'a'"
     assert told[2] == "no value"
 
 
@@ -254,7 +254,6 @@ def test_who_has_the_password_is_let_in_and_who_has_not_is_told_so(guarded: Serv
     [
         (None, NOBODY, r"kafka\.sasl_mechanism must be set"),
         ("PLAIN", Credentials("app"), r"^AFTERCLICK_KAFKA__SASL_PASSWORD must be set in the environment"),
-        ("NONSENSE", Credentials("app", "x"), r"could not connect: .*NONSENSE"),
     ],
 )
 def test_half_told_credentials_are_refused(mechanism: str | None, secret: Credentials, says: str) -> None:
