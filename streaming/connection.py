@@ -36,9 +36,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     topics: Topics = Topics()
     partitions: int = 6  # of the topics that `topics create` makes; the most processes that can share the join
     replication: int = 1  # copies of each; 3 is usual where there are three brokers
-    retention_ms: int | None = (
-        None  # None: attribution window + click window + 3 d, so that a run can begin with history
-    )
+    retention_ms: int | None = None  # None: attribution window + click window + 3 d
     partitioner: Partitioner = "murmur2"  # murmur2: Java, Faust, kafka-python. crc32: librdkafka. any: not checked
     security_protocol: SecurityProtocol = "PLAINTEXT"
     sasl_mechanism: Mechanism | None = None  # user and password come from the environment

@@ -154,32 +154,25 @@ def test_a_broker_that_dies_is_told_of_once_and_read_on_from_when_it_is_back(kaf
     put(settings, I, shown("a", 0))
     told: list[str] = []
     polls = KafkaPolls(settings, NOBODY, tell=told.append)
+    sink = KafkaSink(settings.kafka, NOBODY, delivery_timeout_ms=1_000)
+    sink.append("dead-letters", b'{"a":1}\n{"a":2}\n')
+    sink.flush()
     polled_until(polls, lambda records, idle: count_of(records) == 1 and all(idle.values()))
     kafka.kill()
+    sink.append("dead-letters", b'{"a":3}\n')
     _, idle = polled_until(polls, lambda records, idle: polls.is_unreachable)
     assert not any(idle.values())
     polled_until(polls, lambda records, idle: True)
     assert [text.partition("; ")[0] for text in told] == [f"kafka {kafka.bootstrap} is away"]
+    with pytest.raises(BrokerError, match=rf"{settings.kafka.topic('dead-letters')}: 1 records were not acknowledged"):
+        sink.flush()
+    sink.close()
     kafka.start()
     put(replaced(settings, connect_timeout_ms=30_000), I, shown("b", 1))
     records, _ = polled_until(polls, lambda records, idle: count_of(records) == 1 and not polls.is_unreachable)
     assert [offset for some in records.values() for offset, _, _ in some] == [1]
     assert told[1:] == [f"kafka {kafka.bootstrap} is back"]
     polls.close()
-
-
-def test_a_sink_says_what_was_not_acknowledged(kafka: Server) -> None:
-    kafka.mortal()
-    settings = with_topics(kafka, partitions=1)
-    sink = KafkaSink(settings.kafka, NOBODY, delivery_timeout_ms=1_500)
-    sink.append("dead-letters", b'{"a":1}\n{"a":2}\n')
-    sink.flush()
-    kafka.kill()
-    sink.append("dead-letters", b'{"a":3}\n')
-    with pytest.raises(BrokerError, match=rf"{settings.kafka.topic('dead-letters')}: 1 records were not acknowledged"):
-        sink.flush()
-    sink.close()
-    kafka.start()
 
 
 def test_a_sink_needs_its_topic(kafka: Server) -> None:
