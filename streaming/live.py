@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain, compress
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -168,8 +169,8 @@ class _JoinPartition:
             times=np.concatenate([block.times for block in blocks]),
             watermarks=np.concatenate([block.watermarks for block in blocks]),
             kinds=np.repeat(np.array(RecordKind, np.int64), counts),
-            events=[event for block in blocks for event in block.events],
-            lines=[line for block in blocks for line in block.lines],
+            events=list(chain.from_iterable(block.events for block in blocks)),
+            lines=list(chain.from_iterable(block.lines for block in blocks)),
             names=self.names,
             files=np.repeat(np.arange(len(blocks)), counts),
             numbers=np.concatenate([block.offsets for block in blocks]),
@@ -187,24 +188,19 @@ class _JoinPartition:
 
     def _meet(self, stream: PolledStream, records: list[PolledRecord], now_ms: int) -> _Block:
         """Lets the records of a stream meet the watermark."""
-        events, refused = stream.tell_apart(records)
-        times = np.fromiter([event.event_time_ms for _, event in events], np.int64, len(events))
-        met = self.clock.observe(stream.kind, times, now_ms)
-        for index in np.flatnonzero(met.is_future).tolist():
-            position, event = events[index]
-            reason = f"stamped more than future_skew_ms ahead of the time at which it was read, {now_ms}"
-            future = refuse(stream.kind, stream.name, records[position], reason, event)
-            refused[position] = replace(future, is_future=True, watermark_ms=int(met.watermarks[index]))
-        kept = np.flatnonzero(~met.is_future)
-        positions = [events[index][0] for index in kept.tolist()]
-        return _Block(
-            times=times[kept],
-            watermarks=met.watermarks[kept],
-            events=[events[index][1] for index in kept.tolist()],
-            lines=[records[position][2] or b"" for position in positions],
-            offsets=np.fromiter([records[position][0] for position in positions], np.int64, len(positions)),
-            refused=[refused[position] for position in sorted(refused)],
-        )
+        offsets, events, lines, refused = stream.tell_apart(records)
+        times = np.fromiter([event.event_time_ms for event in events], np.int64, len(events))
+        watermarks, is_future = self.clock.observe(stream.kind, times, now_ms)
+        if is_future.any():
+            for index in np.flatnonzero(is_future).tolist():
+                offset = int(offsets[index])
+                reason = f"stamped more than future_skew_ms ahead of the time at which it was read, {now_ms}"
+                future = refuse(stream.kind, stream.name, (offset, None, lines[index]), reason, events[index])
+                refused[offset] = replace(future, is_future=True, watermark_ms=int(watermarks[index]))
+            kept = ~is_future
+            times, watermarks, offsets = times[kept], watermarks[kept], offsets[kept]
+            events, lines = list(compress(events, kept)), list(compress(lines, kept))
+        return _Block(times, watermarks, events, lines, offsets, [refused[offset] for offset in sorted(refused)])
 
 
 def start_places(offsets: Mapping[str, int]) -> dict[str, Place]:
