@@ -61,6 +61,19 @@ class Inputs:
         return len(self.numbers)
 
 
+def rows_of(inputs: Inputs, rows: Int64) -> Inputs:
+    """Some rows of a batch, in the order given."""
+    count = len(inputs)
+    bags = (len(inputs.bag_offsets) - 1) // count if count else 0
+    kept = (np.arange(bags)[:, None] * count + rows).ravel()  # bag g of row b is number g * B + b
+    starts = inputs.bag_offsets[kept]
+    sizes = inputs.bag_offsets[kept + 1] - starts
+    offsets = np.zeros(len(kept) + 1, np.int64)
+    np.add.accumulate(sizes, out=offsets[1:])
+    ids = (starts - offsets[:-1]).repeat(sizes) + np.arange(offsets[-1])
+    return Inputs(inputs.ids[rows], inputs.bag_ids[ids], offsets, inputs.numbers[rows])
+
+
 @dataclass(frozen=True, slots=True)
 class ClickMemory:
     """What the C clicks of a batch were told before it, or after it.

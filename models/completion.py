@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.batch import Bool, Float64, Inputs, Int64
+from models.batch import Bool, Float64, Inputs, Int64, rows_of
 from models.delay_curve import DelayPrior, GlobalCurve, completed_at_edges
-from models.feature_weights import rows_of
 from models.schema import Feature
 from models.score_logit import ScoreLogit
 

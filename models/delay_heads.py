@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.batch import Bool, Float64, Inputs
-from models.feature_weights import rows_of
+from models.batch import Bool, Float64, Inputs, rows_of
 from models.schema import Feature
 from models.score_logit import ScoreLogit
 

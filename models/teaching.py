@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs, Int8, Int64, Matured
+from models.batch import Aged, Batch, Bool, ClickMemory, Event, Float64, Inputs, Int8, Int64, Matured, rows_of
 from models.delay import Method, check_combination, method_of, weigh
 from models.delay_edges import edges_ms, horizons_ms
 from models.delay_heads import TwoHeads
 from models.delay_models import DelayModel, delay_model_of
-from models.feature_weights import rows_of
 from models.likelihoods import Told
 from models.schema import Feature, Labels
 from models.traffic import Growth, Kappa

@@ -97,7 +97,7 @@ class Backfill:
         ledger.on_backfilled(run.lines(BACKFILLED, backfilled))
         held = {
             (example.impression.impression_id, example.impression.event_time_ms)
-            for example in decode_examples(run.cut.batch)
+            for example in decode_examples(run.cut.ingest.batch)
         }
         self._report.waiting = sum(name in late for name, _ in held)
         known: dict[ImpressionKey, tuple[Account, Truth]] = {}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from models.batch import Aged, Batch, Bool, Event, Matured
+from models.batch import Aged, Batch, Bool, Event, Inputs, Matured, rows_of
 from models.delay_edges import bin_of
+from models.schema import Feature
 from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader
 from streaming.open_clicks import OpenClicks
@@ -37,6 +40,15 @@ def collate(examples: Examples, reader: FeatureReader, memory: OpenClicks | None
     Raises:
         ValueError: one of them is no row.
     """
+    return batch_of(examples, reader.read(list(map(_features, examples.impressions))), memory)
+
+
+def batch_of(examples: Examples, inputs: Inputs, memory: OpenClicks | None = None) -> Batch:
+    """The same, of features that have been read.
+
+    Raises:
+        ValueError: one of them is no row.
+    """
     if not is_row(examples).all():
         raise ValueError(
             "examples must not hold an OUTCOME or an AGED: the one scores predictions, the other teaches the delay model alone; "
@@ -54,7 +66,7 @@ def collate(examples: Examples, reader: FeatureReader, memory: OpenClicks | None
         if example.kind == Kind.REVISIT:
             looks[row] = example.slot - Slot.REVISIT
     return Batch(
-        inputs=reader.read(list(map(_features, examples.impressions))),
+        inputs=inputs,
         events=_EVENTS[examples.kinds],
         converted=converted,
         click_ms=click_ms,
@@ -67,14 +79,18 @@ def collate(examples: Examples, reader: FeatureReader, memory: OpenClicks | None
 
 def collate_aged(aged: Sequence[Example], reader: FeatureReader, edges_ms: tuple[int, ...]) -> Aged:
     """What AGED examples tell the delay model."""
+    return aged_of(aged, reader.read([example.impression.features for example in aged]), edges_ms)
+
+
+def aged_of(aged: Sequence[Example], inputs: Inputs, edges_ms: tuple[int, ...]) -> Aged:
+    """The same, of features that have been read."""
     edges = [example.slot - Slot.AGED for example in aged]
     in_bin = [
         bin_of(max(example.conversion_ms - example.click_ms, 0), edges_ms) == edge
         for example, edge in zip(aged, edges, strict=True)
         if example.conversion_ms is not None and example.click_ms is not None
     ]
-    features = [example.impression.features for example in aged]
-    return Aged(reader.read(features), np.array(edges, np.int64), np.array(in_bin, np.bool_))
+    return Aged(inputs, np.array(edges, np.int64), np.array(in_bin, np.bool_))
 
 
 def collate_matured(outcomes: Sequence[Example], reader: FeatureReader, observation_window_ms: int) -> Matured:
@@ -85,6 +101,11 @@ def collate_matured(outcomes: Sequence[Example], reader: FeatureReader, observat
         reader: of the features of these settings.
         observation_window_ms: after the click, when its first label is drawn.
     """
+    return matured_of(outcomes, reader.read([one.impression.features for one in outcomes]), observation_window_ms)
+
+
+def matured_of(outcomes: Sequence[Example], inputs: Inputs, observation_window_ms: int) -> Matured:
+    """The same, of features that have been read."""
     observed = [
         example.conversion_ms is not None
         and example.click_ms is not None
@@ -92,8 +113,64 @@ def collate_matured(outcomes: Sequence[Example], reader: FeatureReader, observat
         for example in outcomes
     ]
     converted = np.array([example.converted for example in outcomes], np.bool_)
-    features = [example.impression.features for example in outcomes]
-    return Matured(reader.read(features), np.array(observed, np.bool_), converted)
+    return Matured(inputs, np.array(observed, np.bool_), converted)
+
+
+class Group(NamedTuple):
+    """Examples that are learned together.
+
+    Args:
+        examples: all of them, in order. rows: those that the step is of. batch: the same, collated; without what clicks were taught.
+        aged: what others of them tell the delay model; matured: the papers' two heads, None if there are none.
+        at_ms: event time of the batch, the largest due time so far.
+    """
+
+    examples: Examples
+    rows: Examples
+    batch: Batch
+    aged: Aged
+    matured: Matured | None
+    at_ms: int
+
+
+class Collator:
+    """Makes groups of examples, the features of each group read at once.
+
+    Args:
+        features: of the settings. edges_ms: of the delay model's bins.
+        heads_window_ms: w_o, if the delay model is the papers' two heads.
+
+    Attributes:
+        faults: see `FeatureReader`.
+    """
+
+    def __init__(self, features: Sequence[Feature], *, edges_ms: tuple[int, ...], heads_window_ms: int | None) -> None:
+        self._reader = FeatureReader(features)
+        self._edges_ms, self._heads_window_ms = edges_ms, heads_window_ms
+        self.faults = self._reader.faults
+
+    def collate(self, examples: Examples, *, at_ms: int) -> Group:
+        """One group.
+
+        Args:
+            examples: those of the group, in order. at_ms: event time of the batch.
+        """
+        rows = examples.where(is_row(examples))
+        aged = examples.of_kind(Kind.AGED)
+        outcomes = [] if self._heads_window_ms is None else examples.of_kind(Kind.OUTCOME)
+        # Read together: a handful alone costs a millisecond.
+        raws = [impression.features for impression in rows.impressions]
+        raws += [example.impression.features for example in chain(aged, outcomes)]
+        inputs = self._reader.read(raws)
+        ends = np.cumsum([len(rows), len(aged), len(outcomes)])
+        own, of_aged, of_outcomes = (
+            inputs if count == len(inputs) else rows_of(inputs, np.arange(end - count, end))
+            for end, count in zip(ends.tolist(), np.diff(ends, prepend=0).tolist(), strict=True)
+        )
+        matured = None
+        if self._heads_window_ms is not None:
+            matured = matured_of(outcomes, of_outcomes, self._heads_window_ms)
+        return Group(examples, rows, batch_of(rows, own), aged_of(aged, of_aged, self._edges_ms), matured, at_ms)
 
 
 class Batcher:
@@ -110,13 +187,17 @@ class Batcher:
     Args:
         batch_size: most rows of a group.
         batch_interval_ms: length of an interval of due time; interval n starts at n * batch_interval_ms.
+        is_ordered: whether examples never go back in due time. If they may (a join partition comes back that was idle), those
+            that do belong to the interval that is open, or to their own if none is.
     """
 
-    def __init__(self, *, batch_size: int, batch_interval_ms: int) -> None:
+    def __init__(self, *, batch_size: int, batch_interval_ms: int, is_ordered: bool = True) -> None:
         self._batch_size = batch_size
         self._batch_interval_ms = batch_interval_ms
+        self._is_ordered = is_ordered
         self._open: list[Examples] = []  # stretches, none of them empty
         self._rows = 0
+        self._newest_ms = 0  # due time of the newest that waits
 
     def on_examples(self, examples: Examples) -> Iterator[Examples]:
         """Takes examples in order of due time; gives the groups that are complete by that.
@@ -124,15 +205,19 @@ class Batcher:
         Raises:
             ValueError: they go back in due time.
         """
-        self._refuse_disorder(examples)
+        if self._is_ordered:
+            self._refuse_disorder(examples)
         groups: list[Examples] = []
+        # As they count here: none before the newest that waits.
+        dues = np.maximum(np.maximum.accumulate(examples.due_ms), self._newest_ms if self._open else 0)
         start = 0
         while start < len(examples):
-            due_ms = int(examples.due_ms[start])
+            due_ms = int(dues[start])
             if self._open and due_ms >= self._end_ms():
                 groups.append(self._take())
             end_ms = (due_ms // self._batch_interval_ms + 1) * self._batch_interval_ms
-            stop = int(np.searchsorted(examples.due_ms, end_ms, "left"))
+            stop = int(np.searchsorted(dues, end_ms, "left"))
+            self._newest_ms = int(dues[stop - 1])
             groups += self._fill(examples[start:stop])
             start = stop
         return iter(groups)
@@ -140,7 +225,7 @@ class Batcher:
     def _refuse_disorder(self, examples: Examples) -> None:
         dues = examples.due_ms
         if self._open and len(dues):
-            dues = np.concatenate([self._open[-1].due_ms[-1:], dues])
+            dues = np.concatenate([[self._newest_ms], dues])
         back = np.flatnonzero(np.diff(dues) < 0)
         if len(back):
             before, after = dues[back[0] : back[0] + 2].tolist()
@@ -166,6 +251,7 @@ class Batcher:
         held = Examples.of(decode_examples(snapshot))
         self._open = [held] if len(held) else []
         self._rows = int(is_row(held).sum())
+        self._newest_ms = int(held.due_ms.max(initial=0))
 
     def _fill(self, examples: Examples) -> Iterator[Examples]:
         """Adds examples of the interval that is open; gives each group that is full."""
@@ -187,7 +273,7 @@ class Batcher:
 
     def _end_ms(self) -> int:
         """The first millisecond after the interval that is open."""
-        return (int(self._open[-1].due_ms[-1]) // self._batch_interval_ms + 1) * self._batch_interval_ms
+        return (self._newest_ms // self._batch_interval_ms + 1) * self._batch_interval_ms
 
 
 def encode_examples(examples: Sequence[Example]) -> bytes:

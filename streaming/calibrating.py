@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from models.batch import Batch, Float64
+from models.batch import Batch, Float64, rows_of
 from models.completion_error import KnownCurve
 from models.delay_models import DelayModel
-from models.feature_weights import rows_of
 from streaming.early_labels import EarlyLabels
 from streaming.examples import Examples, Kind
 from streaming.metrics import EarlyMetrics

@@ -2,7 +2,7 @@
 
 A cut is three files:
 
-    state.msgpack         `Cut`: places, join, batch, predictions, counters, output lengths
+    state.msgpack         `Cut`: places, joins, batch, predictions, counters, output lengths
     tensors.safetensors   model, optimizer, embedding rows
     manifest.json         sha256 and size of both, settings, torch version, threads, device
 """
@@ -18,8 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from streaming.join import JoinSnapshot
-from streaming.log_file import Place
+from streaming.deliveries import IngestState
 from streaming.open_clicks import OpenClick
 from streaming.recalibrating import OpenRaw
 from streaming.scoring import ScoreboardState
@@ -41,19 +40,15 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a run between two records.
 
     Args:
-        number: of the cut, from 1. at_ms: the watermark it was taken at; None before the first record.
-        places: file -> how far it was read, with the running maximum of its event times.
-        join, batch, scoreboard, clicks, recalibrated, learner: the stages' own snapshots; tensors stand apart.
+        number: of the cut, from 1.
+        ingest: the half of records, joins and the batch that is not full.
+        scoreboard, clicks, recalibrated, learner: the snapshots of the stages after that; tensors stand apart.
         counts: what was counted so far, as `RunMetrics` names it.
         lengths: output file -> bytes. weights_version: the last one published.
-        is_closed: whether the run was closed at its end: nothing can follow.
     """
 
     number: int
-    at_ms: int | None
-    places: dict[str, Place]
-    join: JoinSnapshot
-    batch: bytes
+    ingest: IngestState
     scoreboard: ScoreboardState
     clicks: dict[str, OpenClick]
     recalibrated: dict[str, OpenRaw]
@@ -61,7 +56,11 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, Any]
     lengths: dict[str, int]
     weights_version: int
-    is_closed: bool
+
+    @property
+    def at_ms(self) -> int | None:
+        """The watermark it was taken at; None before the first record."""
+        return self.ingest.watermark_ms
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -38,37 +38,18 @@ Config = Annotated[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line (None: this process's own); what a user can mend goes to stderr as a sentence, with exit code 1 or 2."""
+    # Read when torch is loaded. Threads that spin while they wait for the next step slow down what goes on between two steps.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(arguments)
     except SettingsError as error:
         _fail(error, 2)
     except Exception as error:
-        if not isinstance(error, _mendable()):
+        from streaming.mendable import mendable
+
+        if not isinstance(error, mendable()):
             raise
         _fail(error, 1)
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-    """The errors whose message says what to do; anything else is a fault of ours and keeps its traceback."""
-    from models.manifest import DamagedWeightsError
-    from streaming.adapters.directory import DirectoryError
-    from streaming.adapters.files import LogError
-    from streaming.adapters.kafka_connection import BrokerError
-    from streaming.adapters.run_directory import RunDirectoryError
-    from streaming.adapters.tape import TapeError
-    from streaming.checkpoint import CutError
-    from streaming.lab.compare.files import ResultsError
-    from streaming.lab.explain import ExplainError
-    from streaming.lab.importers import SourceError
-    from streaming.lab.report.files import RunFilesError
-    from streaming.lab.verify import VerifyError
-    from streaming.pipeline import RunEndedError
-    from streaming.standing_run import BackfillError
-
-    return (
-        DamagedWeightsError, DirectoryError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, OSError,
-    )  # fmt: skip
 
 
 def _fail(error: object, code: int) -> NoReturn:
@@ -182,13 +163,21 @@ def replay(
             "--close-at-end", help="LOG is complete: label what is still open at its end. Nothing can follow then."
         ),
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2,
+            help="2 reads records in a process of its own. Default: 2 where there are two cores. The result is the same.",
+        ),
+    ] = None,
     metrics_host: Annotated[str, typer.Option(help="Address to serve them on; 0.0.0.0 is every one.")] = "127.0.0.1",
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics at http://HOST:PORT/metrics while it runs.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Replay LOG into a run: join, label, learn, score, cut and publish, in one process."""
+    """Replay LOG into a run: join, label, learn, score, cut and publish."""
     from streaming.adapters.prometheus import RunCollector
     from streaming.adapters.prometheus import serve as serve_metrics
     from streaming.lab.summary import run_rows, run_warnings
@@ -205,14 +194,15 @@ def replay(
         None if metrics_port is None else serve_metrics(RunCollector(lambda: latest), metrics_port, host=metrics_host)
     )
     try:
-        run = Replay(log, out, settings, resume=resume, speed=pace, environ=os.environ)
+        run_in = processes or _processes()
+        run = Replay(log, out, settings, resume=resume, speed=pace, processes=run_in, environ=os.environ)
         for reason in run.passed_over:
             warn(f"{reason}; the cut before it is used")
-        with progress(f"replaying {log}", run.source.size_bytes) as done:
+        with progress(f"replaying {log}", run.size_bytes) as done:
             records = 0
             for count in run.run(close_at_end=close_at_end):
                 records += count
-                done(run.source.read_bytes if run.source.size_bytes is not None else records)
+                done(run.read_bytes if run.size_bytes is not None else records)
                 if server is not None:
                     latest = run.pipeline.metrics()
     except KeyboardInterrupt:
@@ -224,6 +214,12 @@ def replay(
     print_json(metrics) if as_json else print_rows(f"Replayed {log} into {out}", run_rows(metrics, out))
     for warning in run_warnings(metrics, out):
         warn(warning)
+
+
+def _processes() -> int:
+    """Two, where this process may use two cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 2)
 
 
 def _is_positive(text: str) -> bool:

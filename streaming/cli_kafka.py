@@ -114,7 +114,7 @@ def _places(run: Path) -> dict[str, Place]:
         warn(f"{reason}; the cut before it is used")
     if cut is None:
         raise RunDirectoryError(f"--run {run} has no cut yet: leave --run out, or wait for the first")
-    return cut.places
+    return cut.ingest.places
 
 
 def produce(
@@ -132,7 +132,7 @@ def produce(
     from streaming.adapters.kafka_feed import KafkaFeed
     from streaming.adapters.kafka_sink import KafkaSink
     from streaming.adapters.pace import Paced
-    from streaming.replay import LogSource
+    from streaming.log_source import LogSource
 
     settings = _settings_of(log, config)
     source = LogSource(log, settings, block_bytes=BLOCK_BYTES if speed == "max" else 4096)

@@ -1,25 +1,28 @@
-"""Counts what comes in and by which door it leaves, into a `RunMetrics`; must not know what a count is for."""
+"""Counts what comes in and by which door it leaves; must not know what a count is for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from models.batch import Batch
-from models.trainer import StepReport
 from streaming.arrivals import Arrivals
 from streaming.events import RecordKind
 from streaming.examples import Examples, Kind
 from streaming.joined import Side
-from streaming.metrics import SIDE_OUTPUTS, RunMetrics
+from streaming.metrics import SIDE_OUTPUTS, IngestFigures, RunMetrics
 from streaming.outputs import door_of
+
+if TYPE_CHECKING:  # no torch where nothing is learned
+    from models.trainer import StepReport
 
 _RECORDS = (*(kind.name.lower() for kind in RecordKind), "malformed")
 
 
-def count_arrivals(counts: RunMetrics, arrivals: Arrivals) -> None:
+def count_arrivals(counts: IngestFigures, arrivals: Arrivals) -> None:
     """Counts records that were read, those refused among them."""
     for kind, count in zip(*np.unique(arrivals.kinds, return_counts=True), strict=True):
         _add(counts.events, RecordKind(int(kind)).name.lower(), int(count))
@@ -30,7 +33,7 @@ def count_arrivals(counts: RunMetrics, arrivals: Arrivals) -> None:
         _count_side(counts, door_of(refused), refused.kind)
 
 
-def count_leaving(counts: RunMetrics, examples: Examples, sides: Iterable[Side]) -> None:
+def count_leaving(counts: IngestFigures, examples: Examples, sides: Iterable[Side]) -> None:
     """Counts what left the join: examples by kind, records by side door and kind."""
     per_kind = np.bincount(examples.kinds)
     for kind in np.flatnonzero(per_kind).tolist():
@@ -53,24 +56,29 @@ def count_taught(counts: RunMetrics, batch: Batch, report: StepReport) -> None:
         counts.effective_sample_size = counts.conversion_weight**2 / counts.conversion_weight_square
 
 
-def copy_counts(counts: RunMetrics) -> RunMetrics:
+def copy_figures(figures: IngestFigures) -> IngestFigures:
     """A copy that later counting does not reach, its counts in the order of their kinds and not in that in which each was met."""
+    sides = figures.side_outputs
     return msgspec.structs.replace(
-        counts,
-        events=_in_order(counts.events, _RECORDS),
-        side_outputs={
-            door: _in_order(counts.side_outputs[door], _RECORDS) for door in SIDE_OUTPUTS if door in counts.side_outputs
-        },
-        examples=_in_order(counts.examples, Kind.__members__),
-        refused_batches=dict(counts.refused_batches),
+        figures,
+        events=_in_order(figures.events, _RECORDS),
+        side_outputs={door: _in_order(sides[door], _RECORDS) for door in SIDE_OUTPUTS if door in sides},
+        feature_faults=dict(figures.feature_faults),
+        examples=_in_order(figures.examples, Kind.__members__),
     )
+
+
+def with_figures(counts: RunMetrics, figures: IngestFigures) -> RunMetrics:
+    """The counts of learning and those of ingest in one value, which later counting does not reach."""
+    own = msgspec.structs.replace(counts, refused_batches=dict(counts.refused_batches))
+    return msgspec.structs.replace(own, **msgspec.structs.asdict(figures))
 
 
 def _in_order(counts: dict[str, int], names: Iterable[str]) -> dict[str, int]:
     return {name: counts[name] for name in names if name in counts}
 
 
-def _count_side(counts: RunMetrics, door: str, kind: RecordKind) -> None:
+def _count_side(counts: IngestFigures, door: str, kind: RecordKind) -> None:
     _add(counts.side_outputs.setdefault(door, {}), kind.name.lower(), 1)
 
 

@@ -16,6 +16,7 @@ from streaming.joined import CLICK_SLOT, CONVERSION_SLOT
 from streaming.log_file import Int64
 
 Uint8 = npt.NDArray[np.uint8]
+Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
 _kind = attrgetter("kind")
@@ -83,7 +84,7 @@ class Example(msgspec.Struct, frozen=True, gc=False):
 
 
 class Examples(Sequence[Example]):
-    """Examples of one join partition in the order in which they left, as columns.
+    """Examples in the order in which they left, as columns.
 
     Some 95 of 100 examples are UNCLICKED, and of those there is nothing to say but which impression and when. So they have no object
     of their own: a stage that looks at columns spends a tenth of a microsecond on each instead of several.
@@ -91,7 +92,7 @@ class Examples(Sequence[Example]):
     Args:
         impressions: (n,) of each example. due_ms: (n,) ascending. kinds: (n,) `Kind` codes.
         places: (m,) ascending: where the examples stand that are not UNCLICKED. others: (m,) those.
-        p: the join partition.
+        ps: (n,) the join partition of each.
 
     Example:
         >>> shown = [Impression(name, 1_700_000_000_000, msgspec.Raw(b"{}")) for name in "ab"]
@@ -103,33 +104,30 @@ class Examples(Sequence[Example]):
         ('a', 1)
     """
 
-    __slots__ = ("due_ms", "impressions", "kinds", "others", "p", "places")
+    __slots__ = ("due_ms", "impressions", "kinds", "others", "places", "ps")
 
     def __init__(
-        self, impressions: list[Impression], due_ms: Int64, kinds: Uint8, places: Int64, others: list[Example], p: int
+        self,
+        impressions: list[Impression],
+        due_ms: Int64,
+        kinds: Uint8,
+        places: Int64,
+        others: list[Example],
+        ps: Int32,
     ) -> None:
-        assert len(impressions) == len(due_ms) == len(kinds)
+        assert len(impressions) == len(due_ms) == len(kinds) == len(ps)
         assert len(places) == len(others)
         self.impressions = impressions
         self.due_ms = due_ms
         self.kinds = kinds
         self.places = places
         self.others = others
-        self.p = p
+        self.ps = ps
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> Examples:
-        """Examples that are already there, in their order.
-
-        Raises:
-            ValueError: they are of several join partitions.
-        """
+        """Examples that are already there, in their order."""
         each = list(examples)
-        partitions = {example.p for example in each} or {0}
-        if len(partitions) > 1:
-            raise ValueError(
-                f"examples must be of one join partition (got {sorted(partitions)}): order holds within one alone"
-            )
         kinds = np.fromiter(map(_kind, each), np.uint8, len(each))
         places = np.flatnonzero(kinds)
         return cls(
@@ -138,7 +136,7 @@ class Examples(Sequence[Example]):
             kinds,
             places,
             [each[place] for place in places.tolist()],
-            partitions.pop(),
+            np.array([example.p for example in each], np.int32),
         )
 
     @classmethod
@@ -154,7 +152,8 @@ class Examples(Sequence[Example]):
         """
         if not others:
             nothing = np.zeros(0, np.int64)
-            return cls(impressions, due_ms, np.zeros(len(impressions), np.uint8), nothing, [], p)
+            kinds, ps = np.zeros(len(impressions), np.uint8), np.full(len(impressions), p, np.int32)
+            return cls(impressions, due_ms, kinds, nothing, [], ps)
         merged: list[Impression] = []
         start = 0
         for place, example in others:
@@ -169,7 +168,7 @@ class Examples(Sequence[Example]):
         kinds = np.zeros(len(merged), np.uint8)
         kinds[places] = np.fromiter(map(_kind, own), np.uint8, len(own))
         dues = np.insert(due_ms, before, [example.due_ms for example in own])
-        return cls(merged, dues, kinds, places, own, p)
+        return cls(merged, dues, kinds, places, own, np.full(len(merged), p, np.int32))
 
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
@@ -183,15 +182,22 @@ class Examples(Sequence[Example]):
             np.concatenate([part.kinds for part in parts]),
             np.concatenate([part.places + start for part, start in zip(parts, starts, strict=True)]),
             [example for part in parts for example in part.others],
-            parts[0].p,
+            np.concatenate([part.ps for part in parts]),
         )
+
+    @classmethod
+    def merged(cls, parts: Sequence[Examples]) -> Examples:
+        """Stretches of several join partitions as one, by (due time, partition); at least one. Each keeps its own order."""
+        together = cls.joined(parts)
+        return together if len(parts) == 1 else together._taken(np.lexsort((together.ps, together.due_ms)))
 
     def __len__(self) -> int:
         return len(self.impressions)
 
     def __iter__(self) -> Iterator[Example]:
-        others, p, unclicked = iter(self.others), self.p, Kind.UNCLICKED
-        for kind, due_ms, impression in zip(self.kinds.tolist(), self.due_ms.tolist(), self.impressions, strict=True):
+        others, unclicked = iter(self.others), Kind.UNCLICKED
+        columns = self.kinds.tolist(), self.due_ms.tolist(), self.ps.tolist(), self.impressions
+        for kind, due_ms, p, impression in zip(*columns, strict=True):
             yield next(others) if kind else Example(due_ms, unclicked, CLICK_SLOT, p, impression)
 
     @overload
@@ -211,12 +217,13 @@ class Examples(Sequence[Example]):
                 self.kinds[start:stop],
                 self.places[first:last] - start,
                 self.others[first:last],
-                self.p,
+                self.ps[start:stop],
             )
         place = range(len(self))[at]
         if self.kinds[place]:
             return self.others[int(np.searchsorted(self.places, place))]
-        return Example(int(self.due_ms[place]), Kind.UNCLICKED, CLICK_SLOT, self.p, self.impressions[place])
+        p = int(self.ps[place])
+        return Example(int(self.due_ms[place]), Kind.UNCLICKED, CLICK_SLOT, p, self.impressions[place])
 
     def where(self, chosen: Bool) -> Examples:
         """Those of them that are chosen: (n,) yes or no."""
@@ -230,7 +237,21 @@ class Examples(Sequence[Example]):
             self.kinds[numbers],
             np.searchsorted(numbers, self.places[stay]),
             [self.others[number] for number in np.flatnonzero(stay).tolist()],
-            self.p,
+            self.ps[numbers],
+        )
+
+    def _taken(self, order: Int64) -> Examples:
+        """All of them, in another order."""
+        kinds = self.kinds[order]
+        places = np.flatnonzero(kinds)
+        numbers = np.searchsorted(self.places, order[places])
+        return Examples(
+            [self.impressions[number] for number in order.tolist()],
+            self.due_ms[order],
+            kinds,
+            places,
+            [self.others[number] for number in numbers.tolist()],
+            self.ps[order],
         )
 
     def of_kind(self, kind: Kind) -> list[Example]:

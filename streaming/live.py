@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, compress
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -69,14 +69,19 @@ class LiveSource:
     ) -> None:
         self._polls, self._tap = polls, tap
         self._places = dict(places)
-        self.partitions = [_JoinPartition(p, partitions, settings) for p in range(partitions)]
-        self._p_of = {name: joined.p for joined in self.partitions for name in joined.names}
+        self._joined = [_JoinPartition(p, partitions, settings) for p in range(partitions)]
+        self._p_of = {name: joined.p for joined in self._joined for name in joined.names}
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """The join partitions it reads."""
+        return tuple(joined.p for joined in self._joined)
 
     def __iter__(self) -> Iterator[Arrivals]:
         while (polled := self._polls.poll(self.paused())) is not None:
             for p, part in self._parts(polled):
                 self._tap(part)
-                arrivals = self.partitions[p].take(part, self._places)
+                arrivals = self._joined[p].take(part, self._places)
                 if arrivals is not None:
                     yield arrivals
 
@@ -97,20 +102,30 @@ class LiveSource:
 
     def paused(self) -> frozenset[str]:
         """The streams that are to be read no further for now."""
-        return frozenset(joined.names[kind] for joined in self.partitions for kind in joined.clock.ahead())
+        return frozenset(joined.names[kind] for joined in self._joined for kind in joined.clock.ahead())
 
     def places(self) -> dict[str, Place]:
         """How far each stream was handed on."""
         return dict(self._places)
 
-    def snapshot(self) -> list[ClockSnapshot]:
-        """The clocks as a value; where reading goes on is told by `places`."""
-        return [joined.clock.snapshot() for joined in self.partitions]
+    def snapshot(self) -> Any:
+        """The clocks as a value that msgpack can carry; where reading goes on is told by `places`."""
+        return msgspec.to_builtins([joined.clock.snapshot() for joined in self._joined])
 
-    def restore(self, snapshot: list[ClockSnapshot]) -> None:
+    def restore(self, snapshot: Any) -> None:
         """Takes up where a snapshot was taken; `places` of that moment must have been given."""
-        for joined, clock in zip(self.partitions, snapshot, strict=True):
+        clocks = msgspec.convert(snapshot, list[ClockSnapshot])
+        for joined, clock in zip(self._joined, clocks, strict=True):
             joined.clock.restore(clock)
+
+    @property
+    def held_ms(self) -> int:
+        """The most event time that a join partition holds back on account of a stalled stream."""
+        return max(joined.clock.held_ms for joined in self._joined)
+
+    def stalled(self) -> list[str]:
+        """The streams that show nothing although by all that is known they should."""
+        return [joined.names[kind] for joined in self._joined for kind in joined.clock.stalled]
 
 
 class _Block(NamedTuple):

@@ -75,6 +75,22 @@ class EarlyMetrics(msgspec.Struct, frozen=True, kw_only=True):
     ages: list[CohortMetrics] = []
 
 
+class IngestFigures(msgspec.Struct, kw_only=True):
+    """What is counted before anything is learned; each is the figure of that name in `RunMetrics`."""
+
+    watermark_ms: int | None = None
+    max_event_time_ms: int | None = None
+    events: dict[str, int] = {}
+    side_outputs: dict[str, dict[str, int]] = {}
+    feature_faults: dict[str, int] = {}
+    examples: dict[str, int] = {}
+    open_impressions: int = 0
+    open_clicks: int = 0
+    remembered_impressions: int = 0
+    pending_records: int = 0
+    held_facts: int = 0
+
+
 class RunMetrics(msgspec.Struct, kw_only=True):
     """Everything counted so far in a run.
 

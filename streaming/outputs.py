@@ -80,13 +80,19 @@ def example_lines(examples: Examples, positive: Float64 | None, negative: Float6
         ]
     shown = _chosen(examples.impressions, unclicked)
     # Nearly all are unclicked, and all of those alike but for five values: laid into a text they take 1 us, as objects 3.
-    head = f'{{"kind":"UNCLICKED","slot":"click","p":{examples.p},"due_ms":'
+    head = '{"kind":"UNCLICKED","slot":"click","p":'
     facts = '"click_ms":null,"conversion_ms":null,"converted":false,"value":null'
     tail = f',"step":{"null" if positive is None or step is None else step}}}\n'
     lines = [
-        f'{head}{due_ms},"impression_id":{name},"impression_ms":{impression_ms},{facts},"pos":{up},"neg":{down}{tail}'
-        for due_ms, name, impression_ms, up, down in zip(
-            examples.due_ms[unclicked].tolist(), _id_texts(shown), map(_event_time_ms, shown), pos, neg, strict=False
+        f'{head}{p},"due_ms":{due_ms},"impression_id":{name},"impression_ms":{impression_ms},{facts},"pos":{up},"neg":{down}{tail}'
+        for p, due_ms, name, impression_ms, up, down in zip(
+            examples.ps[unclicked].tolist(),
+            examples.due_ms[unclicked].tolist(),
+            _id_texts(shown),
+            map(_event_time_ms, shown),
+            pos,
+            neg,
+            strict=False,
         )
     ]
     merged: list[str] = []

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from models.manifest import Published
 from streaming.arrivals import Arrivals
-from streaming.checkpoint import Cut
+from streaming.deliveries import Delivery, IngestState
 from streaming.log_file import Place
+
+if TYPE_CHECKING:  # a process that ingests and does not learn needs no torch
+    import torch
+
+    from models.manifest import Published
+    from streaming.checkpoint import Cut
 
 
 class Source(Protocol):
     """Gives records in arrival order, and says how far it has."""
 
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """The join partitions it reads; (0,) for a log of files."""
+
     def __iter__(self) -> Iterator[Arrivals]: ...
 
     def places(self) -> Mapping[str, Place]:
         """How far each file was handed on."""
+
+    def snapshot(self) -> Any:
+        """What else it must know to go on from those places, as msgpack can carry it; None if nothing."""
+
+
+class Feed(Protocol):
+    """The first half of the line: `ingest.Ingest`, or one that runs elsewhere."""
+
+    def deliveries(self, *, close_at_end: bool = False) -> Iterator[Delivery]:
+        """What the source brings, to its end; with `close_at_end` it is complete, and what is open is labelled."""
+
+    def restore(self, state: IngestState) -> None:
+        """Takes up where a cut was taken."""
 
 
 class Output(Protocol):

@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
-from models.batch import Batch, Float64, Inputs
-from models.feature_weights import rows_of
+from models.batch import Batch, Float64, Inputs, rows_of
 from models.features import Columns
 from models.recalibration import Recalibration
 from models.schema import Feature

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,90 +15,22 @@ import torch
 from models.delay import check_combination, method_of
 from streaming.adapters.cut_directory import CutDirectory
 from streaming.adapters.directory import DirectoryPublisher
-from streaming.adapters.files import BLOCK_BYTES, find_parts, read_lines
-from streaming.adapters.pace import Paced
+from streaming.adapters.files import LogError
+from streaming.adapters.ingest_process import IngestProcess
 from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
-from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
-from streaming.events import EventDecoder, RecordKind
+from streaming.deliveries import IngestState
 from streaming.examples import Kind
 from streaming.features import FeatureReader
-from streaming.label import Outcome, check_kinds
-from streaming.log_file import Lines, LogFile, Place
+from streaming.ingest_job import IngestHere, LogJob
+from streaming.label import check_kinds
+from streaming.log_source import LogSource
 from streaming.metrics import SIDE_OUTPUTS
-from streaming.pipeline import Pipeline, find_outcomes
+from streaming.pipeline import Pipeline
+from streaming.ports import Feed
 from streaming.settings import Settings, SettingsError, dump
 
 OUTPUTS = ("examples.jsonl.zst", "predictions.jsonl.zst", *(f"{door}.jsonl" for door in SIDE_OUTPUTS))
-
-
-class LogSource:
-    """The files of a log as a source.
-
-    Args:
-        log: its directory. settings: how records are read.
-        places: where each file, by its name relative to the log, was read to; missing is its start.
-        block_bytes: read at a time; small blocks suit a replay in real time, large ones a fast one.
-
-    Raises:
-        LogError: there is no log at `log`.
-    """
-
-    def __init__(
-        self,
-        log: Path,
-        settings: Settings,
-        places: Mapping[str, Place] | None = None,
-        *,
-        block_bytes: int = BLOCK_BYTES,
-    ) -> None:
-        fields = {
-            RecordKind.IMPRESSION: settings.log.impressions,
-            RecordKind.CLICK: settings.log.clicks,
-            RecordKind.CONVERSION: settings.log.conversions,
-        }
-        self._files: list[LogFile] = []
-        self._lines: list[Generator[Lines, None, None]] = []
-        self.size_bytes: int | None = 0
-        for kind, parts in find_parts(log).items():
-            for path in parts:
-                name = path.relative_to(log).as_posix()
-                place = (places or {}).get(name, Place())
-                decoder = EventDecoder(kind, fields[kind])
-                lines = read_lines(path, place, block_bytes)
-                self._lines.append(lines)
-                self._files.append(LogFile(name, kind, decoder, lines, place))
-                is_plain = path.name.endswith(".jsonl")
-                self.size_bytes = (
-                    self.size_bytes + path.stat().st_size if is_plain and self.size_bytes is not None else None
-                )
-        self._order = ArrivalOrder(
-            self._files,
-            out_of_orderness_ms=settings.event_time.out_of_orderness_ms,
-            future_skew_ms=settings.event_time.future_skew_ms,
-            leads_ms={
-                RecordKind.IMPRESSION: 0,
-                RecordKind.CLICK: settings.windows.click_window_ms,
-                RecordKind.CONVERSION: settings.windows.attribution_window_ms,
-            },
-        )
-
-    def __iter__(self) -> Iterator[Arrivals]:
-        return iter(self._order)
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes handed on, unpacked; `size_bytes` is the most it can be, None where that cannot be known beforehand."""
-        return sum(file.place.start for file in self._files)
-
-    def places(self) -> dict[str, Place]:
-        """How far each file was handed on."""
-        return {file.name: file.place for file in self._files}
-
-    def close(self) -> None:
-        """Lets go of the files, read to their ends or not."""
-        for lines in self._lines:
-            lines.close()
 
 
 class Replay:
@@ -108,6 +41,7 @@ class Replay:
         settings: of the run.
         resume: go on from the newest cut in `out` instead of starting anew.
         speed: event time that passes in a second of processing time, in seconds; None is as fast as can be.
+        processes: 2 to read records in a process of its own while batches are learned in this one; what comes out is the same.
         environ: where `AFTERCLICK_CRASH_AT` is looked up, for tests: `n` or `n@k` kills this process before numbered step n of
             the k-th cut.
 
@@ -125,44 +59,50 @@ class Replay:
         *,
         resume: bool = False,
         speed: float | None = None,
+        processes: int = 1,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.passed_over: list[str] = []
         """Damaged cuts that were passed over, and why."""
         self.resumed_at_ms: int | None = None
         _refuse_unusable(settings)
-        block_bytes = BLOCK_BYTES if speed is None else 4096
-        self.source = LogSource(log, settings, block_bytes=block_bytes)
+        source = LogSource(log, settings)  # so that a log that is none is refused before anything is written
+        self.size_bytes = source.size_bytes
+        source.close()
         self._output = RunDirectory(out, OUTPUTS)
         try:
             cuts = CutDirectory(out / "cuts", settings)
             cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
             self._output.cut_back({} if cut is None else cut.lengths)
             self._output.replace("settings.toml", dump(settings).encode())
-            if cut is not None:
-                self.source = LogSource(log, settings, cut.places, block_bytes=block_bytes)
-                self.resumed_at_ms = cut.at_ms
-            outcomes: dict[tuple[str, int], Outcome] | None = None
-            if settings.labels.method == "oracle":
-                outcomes = find_outcomes(LogSource(log, settings), settings)
+            feed: Feed = IngestHere(partial(LogJob, str(log), settings, speed))
+            if processes > 1:
+                feed = IngestProcess(_encoded_job(log, settings, speed), {"LogError": LogError})
             self.pipeline = Pipeline(
                 settings,
-                source=self.source if speed is None else Paced(self.source, speed),
+                feed=feed,
                 output=self._output,
                 cuts=cuts,
                 publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
-                outcomes=outcomes,
                 at_step=CrashAt(environ or {}),
             )
             if cut is not None:
                 self.pipeline.restore(cut, tensors)
+                self.resumed_at_ms = cut.at_ms
         except BaseException:
             self._output.close()
             raise
 
+    @property
+    def read_bytes(self) -> int:
+        """Of the log, unpacked, as far as it has been learned; `size_bytes` is the most it can be, None where that cannot be known
+        beforehand.
+        """
+        return self.pipeline.read_bytes
+
     def _cut_to_resume(self, cuts: CutDirectory) -> tuple[Cut | None, dict[str, torch.Tensor]]:
         cut, tensors, self.passed_over = cuts.newest()
-        if cut is not None and cut.is_closed:
+        if cut is not None and cut.ingest.is_closed:
             out = self._output.path
             raise RunDirectoryError(
                 f"--out {out} holds a run that was closed with --close-at-end: nothing can follow it"
@@ -186,12 +126,15 @@ class Replay:
             self._write_run(close_at_end=close_at_end, is_finished=True)
         finally:
             gc.unfreeze()
-            self.source.close()
             self._output.close()
 
     def _write_run(self, *, close_at_end: bool, is_finished: bool) -> None:
         run = msgspec.json.encode({"close_at_end": close_at_end, "is_finished": is_finished})
         self._output.replace("run.json", msgspec.json.format(run))
+
+
+def _encoded_job(log: Path, settings: Settings, speed: float | None) -> Callable[[IngestState | None, bool], bytes]:
+    return lambda state, close_at_end: msgspec.msgpack.encode(LogJob(str(log), settings, speed, state, close_at_end))
 
 
 def _refuse_unusable(settings: Settings) -> None:

@@ -15,6 +15,8 @@ from streaming.adapters.run_directory import OutputFile, RunDirectory
 from streaming.adapters.run_lines import lines_between
 from streaming.arrivals import Arrivals
 from streaming.checkpoint import Cut
+from streaming.ingest import Ingest
+from streaming.label import Outcome
 from streaming.log_file import Place
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClick
@@ -115,19 +117,20 @@ class StandingRun:
             RunEndedError: the batch that was held was refused, and too many had been before. The new cut stands.
         """
         self._output.cut_back(self.cut.lengths | self._output.sync())
+        outcomes: dict[tuple[str, int], Outcome] | None = {} if self.settings.labels.method == "oracle" else None
         pipeline = Pipeline(
             self.settings,
-            source=_Unread(self.cut.places),
+            feed=Ingest(self.settings, _Unread(self.cut.ingest.places), outcomes),
             output=self._output,
             cuts=self._cuts,
             publisher=DirectoryPublisher(self.path / "weights", versions_kept=self.settings.cuts.versions_kept),
-            outcomes={} if self.settings.labels.method == "oracle" else None,
             at_step=self._at_step,
         )
         # A cut that says that nothing was read: so the pipeline finds its source ahead of it, and cuts.
-        changed = msgspec.structs.replace(self.cut, learner=learner.state, clicks=dict(clicks), places={})
+        ingest = msgspec.structs.replace(self.cut.ingest, places={})
+        changed = msgspec.structs.replace(self.cut, learner=learner.state, clicks=dict(clicks), ingest=ingest)
         pipeline.restore(changed, self._tensors | learner.tensors)
-        for _ in pipeline.run(close_at_end=self.cut.is_closed):
+        for _ in pipeline.run(close_at_end=self.cut.ingest.is_closed):
             pass
         return pipeline.metrics()
 
@@ -141,8 +144,14 @@ class _Unread:
     def __iter__(self) -> Iterator[Arrivals]:
         return iter(())
 
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        return (0,)
+
     def places(self) -> Mapping[str, Place]:
         return self._places
+
+    def snapshot(self) -> None: ...
 
 
 def check_method(run: StandingRun) -> None:

@@ -11,6 +11,7 @@ from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput, clicked, con
 
 from models.schema import Feature, Labels, Network
 from streaming.checkpoint import Cut
+from streaming.ingest import Ingest
 from streaming.log_file import Place
 from streaming.pipeline import Pipeline
 from streaming.settings import Batching, Cuts, EventTime, Settings, Windows
@@ -35,7 +36,9 @@ def small_pipeline(cuts: MemoryCuts, places: Mapping[str, Place] | None = None) 
         "conversions.jsonl": [line_of(converted(f"i{n}", 7 * n + 9, 1.5)) for n in numbers if n % 4 == 0],
     }  # fmt: skip
     source = ListLog(lines, SETTINGS, places)
-    return Pipeline(SETTINGS, source=source, output=MemoryOutput(), cuts=cuts, publisher=ListPublisher())
+    return Pipeline(
+        SETTINGS, feed=Ingest(SETTINGS, source), output=MemoryOutput(), cuts=cuts, publisher=ListPublisher()
+    )
 
 
 @cache

@@ -12,7 +12,10 @@ from models.manifest import Published
 from streaming.arrivals import ArrivalOrder, Arrivals
 from streaming.checkpoint import Cut
 from streaming.events import Click, Conversion, Event, EventDecoder, Impression, RecordKind
+from streaming.ingest import Ingest
+from streaming.join import Join
 from streaming.log_file import Lines, LogFile, Place
+from streaming.pipeline import Pipeline
 from streaming.settings import Fields, Settings
 
 T0 = 1_767_571_200_000
@@ -93,8 +96,14 @@ class ListLog:
     def __iter__(self) -> Iterator[Arrivals]:
         return iter(self._order)
 
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        return (0,)
+
     def places(self) -> dict[str, Place]:
         return {file.name: file.place for file in self._files}
+
+    def snapshot(self) -> None: ...
 
 
 def _blocks(lines: list[bytes], place: Place, size: int) -> Iterator[Lines]:
@@ -103,6 +112,13 @@ def _blocks(lines: list[bytes], place: Place, size: int) -> Iterator[Lines]:
         block = lines[first : first + size]
         yield Lines(first + 1, block, start)
         start += sum(map(len, block)) + len(block)
+
+
+def joins_of(pipeline: Pipeline) -> list[Join]:
+    """The joins of a pipeline that ingests in this process, by partition."""
+    feed = pipeline._feed
+    assert isinstance(feed, Ingest)
+    return [partition.join for partition in feed._partitions.values()]
 
 
 class MemoryOutput:

@@ -22,7 +22,7 @@ from streaming.connection import TOPIC_STEMS
 from streaming.events import RecordKind
 from streaming.live import LiveSource
 from streaming.log_file import Place
-from streaming.replay import LogSource
+from streaming.log_source import LogSource
 from streaming.settings import Settings, dump, load
 
 pytestmark = pytest.mark.integration
@@ -96,7 +96,7 @@ def test_lag_is_told_of_a_runs_newest_cut(
     code, _, err = afterclick(capsys, "topics", "describe", "--run", tmp_path)
     assert code == 1
     assert "has no cut yet" in err
-    cut = SimpleNamespace(places={f"{settings.kafka.model}.impressions[0]": Place(3)})
+    cut = SimpleNamespace(ingest=SimpleNamespace(places={f"{settings.kafka.model}.impressions[0]": Place(3)}))
     monkeypatch.setattr(CutDirectory, "newest", lambda self: (cut, {}, []))
     code, out, _ = afterclick(capsys, "topics", "describe", "--run", tmp_path, "--json")
     assert code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from streaming.arrivals import Arrivals
 from streaming.log_file import Place
@@ -50,6 +51,15 @@ class Paced:
                     self._sleep(min(ahead, _LONGEST_SLEEP))
             yield arrivals
 
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """Those of the source."""
+        return self._source.partitions
+
     def places(self) -> Mapping[str, Place]:
         """How far each file was handed on."""
         return self._source.places()
+
+    def snapshot(self) -> Any:
+        """What the source must know."""
+        return self._source.snapshot()

@@ -18,9 +18,8 @@ import msgspec
 import numpy as np
 from kept_examples import KeptStream, Read, ReadOnce
 
-from models.batch import Float64, Inputs, Int64
+from models.batch import Float64, Inputs, Int64, rows_of
 from models.delay import METHODS, method_of
-from models.feature_weights import rows_of
 from models.trainer import Learner, Snapshot
 from streaming.examples import Examples
 from streaming.lab.compare.files import read_clicks

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import Inputs
-from models.feature_weights import Fields, rows_of
+from models.batch import Inputs, rows_of
+from models.feature_weights import Fields
 from models.schema import Feature
 from models.score_logit import ScoreLogit
 

@@ -14,6 +14,7 @@ from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput
 from worlds import HOUR_MS, lines_of, small_log, small_settings
 
 from models.weights import decode
+from streaming.ingest import Ingest
 from streaming.pipeline import Pipeline
 from streaming.settings import Settings, SettingsError, parse
 
@@ -36,7 +37,9 @@ def run_of(
     """A run to the end; or one that ends, and another that goes on from one of its cuts."""
     lines = lines_of(log)
     output, cuts, publisher = MemoryOutput(), MemoryCuts(), ListPublisher()
-    pipeline = Pipeline(settings, source=ListLog(lines, settings), output=output, cuts=cuts, publisher=publisher)
+    pipeline = Pipeline(
+        settings, feed=Ingest(settings, ListLog(lines, settings)), output=output, cuts=cuts, publisher=publisher
+    )
     for _ in pipeline.run():
         pass
     if resume_at is None:
@@ -44,7 +47,7 @@ def run_of(
     cut, tensors = cuts.get(resume_at)
     again = Pipeline(
         settings,
-        source=ListLog(lines, settings, cut.places),
+        feed=Ingest(settings, ListLog(lines, settings, cut.ingest.places)),
         output=output,
         cuts=MemoryCuts(),
         publisher=ListPublisher(),

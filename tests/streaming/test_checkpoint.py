@@ -42,8 +42,8 @@ def part_of(data: bytes) -> Part:
 
 def test_a_cut_comes_back_whole(files: dict[str, bytes]) -> None:
     cut, tensors = cut_of(7)
-    assert cut.join.opened.impressions
-    assert cut.batch
+    assert cut.ingest.partitions[0].join.opened.impressions
+    assert cut.ingest.batch
     assert cut.clicks
     assert tensors
     back, back_tensors = decode_cut(files, SETTINGS, name="7")
@@ -61,7 +61,7 @@ def test_the_same_cut_is_the_same_bytes(files: dict[str, bytes]) -> None:
 def test_a_run_goes_on_from_decoded_bytes(files: dict[str, bytes]) -> None:
     cut, tensors = decode_cut(files, SETTINGS, name="7")
     ends = []
-    for places in (None, cut.places):
+    for places in (None, cut.ingest.places):
         cuts = MemoryCuts()
         pipeline = small_pipeline(cuts, places)
         if places is not None:
@@ -71,7 +71,7 @@ def test_a_run_goes_on_from_decoded_bytes(files: dict[str, bytes]) -> None:
         last, last_tensors = cuts.get(-1)
         ends.append(
             (
-                last.join,
+                last.ingest.partitions,
                 last.scoreboard,
                 last.clicks,
                 last.learner,
@@ -153,5 +153,5 @@ def test_another_torch_is_refused(files: dict[str, bytes]) -> None:
 
 def test_the_state_survives_msgpack_with_every_place(files: dict[str, bytes]) -> None:
     cut = msgspec.msgpack.decode(files[STATE], type=Cut)
-    assert set(cut.places) == {"impressions.jsonl", "clicks.jsonl", "conversions.jsonl"}
-    assert all(place.line > 1 for place in cut.places.values())
+    assert set(cut.ingest.places) == {"impressions.jsonl", "clicks.jsonl", "conversions.jsonl"}
+    assert all(place.line > 1 for place in cut.ingest.places.values())

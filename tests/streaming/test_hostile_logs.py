@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput, clicked, converted, line_of, shown
+from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput, clicked, converted, joins_of, line_of, shown
 
 from models.schema import Feature, Network
+from streaming.ingest import Ingest
 from streaming.metrics import SIDE_OUTPUTS
 from streaming.pipeline import Pipeline
 from streaming.settings import Batching, Cuts, EventTime, Labels, Settings, Windows
@@ -161,7 +162,9 @@ LOGS: dict[str, tuple[Log, Settings]] = {
 def run(log: Log, settings: Settings, block: int, *, close_at_end: bool = False) -> tuple[Pipeline, MemoryOutput]:
     output = MemoryOutput()
     source = ListLog(log, settings, block=block)
-    pipeline = Pipeline(settings, source=source, output=output, cuts=MemoryCuts(), publisher=ListPublisher())
+    pipeline = Pipeline(
+        settings, feed=Ingest(settings, source), output=output, cuts=MemoryCuts(), publisher=ListPublisher()
+    )
     for _ in pipeline.run(close_at_end=close_at_end):
         pass
     return pipeline, output
@@ -179,7 +182,7 @@ def assert_every_record_has_left_by_one_door_or_is_still_there(
 
     examples = output.rows("examples.jsonl.zst")
     told = {(row["impression_id"], row["impression_ms"]) for row in examples if row["slot"] == "click"}
-    snapshot = pipeline._join.snapshot()
+    snapshot = joins_of(pipeline)[0].snapshot()
     waiting = snapshot.opened.impressions
     untold = [one for one in waiting if (one.impression.impression_id, one.impression.event_time_ms) not in told]
     impressions = len(told) + len(untold)

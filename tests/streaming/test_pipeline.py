@@ -10,16 +10,17 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput
+from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput, joins_of
 from worlds import HOUR_MS, lines_of, small_log, small_settings
 
 from models.delay import METHODS
 from models.weights import decode
 from streaming.examples import Kind
+from streaming.ingest import Ingest, find_outcomes
 from streaming.label import Outcome
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClick
-from streaming.pipeline import Pipeline, RunEndedError, find_outcomes
+from streaming.pipeline import Pipeline, RunEndedError
 from streaming.settings import Settings
 
 
@@ -43,10 +44,14 @@ class Run:
         if settings.labels.method == "oracle":
             outcomes = find_outcomes(ListLog(lines, settings), settings)
         state, tensors = (None, {}) if resume is None else resume.cuts.get(cut)
-        places = None if state is None else state.places
+        places = None if state is None else state.ingest.places
         source = ListLog(lines, settings, places, block=block)
         self.pipeline = Pipeline(
-            settings, source=source, output=self.output, cuts=self.cuts, publisher=self.publisher, outcomes=outcomes
+            settings,
+            feed=Ingest(settings, source, outcomes),
+            output=self.output,
+            cuts=self.cuts,
+            publisher=self.publisher,
         )
         if state is not None:
             self.output.cut_back(state.lengths)
@@ -205,7 +210,7 @@ def test_every_record_leaves_by_exactly_one_door(whole: Run, log: Path) -> None:
     rows = whole.output.rows("examples.jsonl.zst")
     held = [row for row in rows if row["slot"] == "click"]
     outcomes = [row for row in rows if row["slot"] == "outcome"]
-    still_open = whole.pipeline._join.snapshot()
+    still_open = joins_of(whole.pipeline)[0].snapshot()
     open_facts = sum(
         (one.click_ms is not None) + (one.conversion_ms is not None) for one in still_open.opened.impressions
     )
@@ -249,7 +254,7 @@ def test_closed_at_its_end_nothing_stays_open(log: Path) -> None:
     run = Run(lines_of(log), small_settings(log)).go(close_at_end=True)
     metrics = run.metrics
     assert (metrics.open_impressions, metrics.held_facts, metrics.pending_records) == (0, 0, 0)
-    assert run.cuts.get(-1)[0].is_closed
+    assert run.cuts.get(-1)[0].ingest.is_closed
 
 
 def test_published_weights_are_those_of_the_learner(whole: Run) -> None:

@@ -14,9 +14,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from models.batch import Float64, Inputs, Int64
+from models.batch import Float64, Inputs, Int64, rows_of
 from models.delay import method_of
-from models.feature_weights import rows_of
 from models.trainer import Learner, Snapshot, StepReport
 from streaming.batching import collate, collate_aged, collate_matured
 from streaming.features import FeatureReader
