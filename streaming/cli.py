@@ -47,33 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingsError as error:
         _fail(error, 2)
     except Exception as error:
-        if not isinstance(error, _mendable()):
+        from streaming.mendable import mendable
+
+        if not isinstance(error, mendable()):
             raise
         _fail(error, 1)
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-    """The errors whose message says what to do; anything else is a fault of ours and keeps its traceback."""
-    from models.manifest import DamagedWeightsError
-    from streaming.adapters.directory import DirectoryError
-    from streaming.adapters.files import LogError
-    from streaming.adapters.ingest_process import IngestProcessError
-    from streaming.adapters.kafka_connection import BrokerError
-    from streaming.adapters.run_directory import RunDirectoryError
-    from streaming.adapters.tape import TapeError
-    from streaming.checkpoint import CutError
-    from streaming.lab.compare.files import ResultsError
-    from streaming.lab.explain import ExplainError
-    from streaming.lab.importers import SourceError
-    from streaming.lab.report.files import RunFilesError
-    from streaming.lab.verify import VerifyError
-    from streaming.pipeline import RunEndedError
-    from streaming.standing_run import BackfillError
-
-    return (
-        DamagedWeightsError, DirectoryError, IngestProcessError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, OSError,
-    )  # fmt: skip
 
 
 def _fail(error: object, code: int) -> NoReturn:

@@ -12,6 +12,7 @@ SECRETS = {"username": "AFTERCLICK_KAFKA__SASL_USERNAME", "password": "AFTERCLIC
 """Told by the environment alone: they are in no file, no hash and no run directory."""
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 Partitioner = Literal["murmur2", "crc32", "any"]
 
 
@@ -35,14 +36,10 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     topics: Topics = Topics()
     partitions: int = 6  # of the topics that `topics create` makes; the most processes that can share the join
     replication: int = 1  # copies of each; 3 is usual where there are three brokers
-    retention_ms: int | None = (
-        None  # None: attribution window + click window + 3 d, so that a run can begin with history
-    )
+    retention_ms: int | None = None  # None: attribution window + click window + 3 d
     partitioner: Partitioner = "murmur2"  # murmur2: Java, Faust, kafka-python. crc32: librdkafka. any: not checked
     security_protocol: SecurityProtocol = "PLAINTEXT"
-    sasl_mechanism: str | None = (
-        None  # PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; user and password come from the environment
-    )
+    sasl_mechanism: Mechanism | None = None  # user and password come from the environment
     ssl_cafile: str | None = None  # None: the authorities that this machine trusts
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None

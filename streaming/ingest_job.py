@@ -24,7 +24,6 @@ from streaming.live import LiveSource, Polled, Polls
 from streaming.log_file import Place
 from streaming.log_source import LogSource
 from streaming.settings import Settings
-from streaming.watermark import ClockSnapshot
 
 PACED_BLOCK_BYTES = 4096
 """Read at a time where records come no faster than they were logged."""
@@ -142,7 +141,7 @@ class _Until:
 class _LiveState(msgspec.Struct, frozen=True):
     """What a live source must know beside its places: its clocks, and how long the files of its tape are."""
 
-    clocks: list[ClockSnapshot]
+    clocks: Any
     tape: dict[str, int]
 
 

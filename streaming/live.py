@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from itertools import chain, compress
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -73,8 +74,8 @@ class LiveSource:
 
     @property
     def partitions(self) -> tuple[int, ...]:
-        """All there are."""
-        return tuple(range(len(self._joined)))
+        """The join partitions it reads."""
+        return tuple(joined.p for joined in self._joined)
 
     def __iter__(self) -> Iterator[Arrivals]:
         while (polled := self._polls.poll(self.paused())) is not None:
@@ -105,14 +106,24 @@ class LiveSource:
         """How far each stream was handed on."""
         return dict(self._places)
 
-    def snapshot(self) -> list[ClockSnapshot]:
-        """The clocks as a value; where reading goes on is told by `places`."""
-        return [joined.clock.snapshot() for joined in self._joined]
+    def snapshot(self) -> Any:
+        """The clocks as a value that msgpack can carry; where reading goes on is told by `places`."""
+        return msgspec.to_builtins([joined.clock.snapshot() for joined in self._joined])
 
-    def restore(self, snapshot: list[ClockSnapshot]) -> None:
+    def restore(self, snapshot: Any) -> None:
         """Takes up where a snapshot was taken; `places` of that moment must have been given."""
-        for joined, clock in zip(self._joined, snapshot, strict=True):
+        clocks = msgspec.convert(snapshot, list[ClockSnapshot])
+        for joined, clock in zip(self._joined, clocks, strict=True):
             joined.clock.restore(clock)
+
+    @property
+    def held_ms(self) -> int:
+        """The most event time that a join partition holds back on account of a stalled stream."""
+        return max(joined.clock.held_ms for joined in self._joined)
+
+    def stalled(self) -> list[str]:
+        """The streams that show nothing although by all that is known they should."""
+        return [joined.names[kind] for joined in self._joined for kind in joined.clock.stalled]
 
 
 class _Block(NamedTuple):
@@ -168,8 +179,8 @@ class _JoinPartition:
             times=np.concatenate([block.times for block in blocks]),
             watermarks=np.concatenate([block.watermarks for block in blocks]),
             kinds=np.repeat(np.array(RecordKind, np.int64), counts),
-            events=[event for block in blocks for event in block.events],
-            lines=[line for block in blocks for line in block.lines],
+            events=list(chain.from_iterable(block.events for block in blocks)),
+            lines=list(chain.from_iterable(block.lines for block in blocks)),
             names=self.names,
             files=np.repeat(np.arange(len(blocks)), counts),
             numbers=np.concatenate([block.offsets for block in blocks]),
@@ -189,24 +200,19 @@ class _JoinPartition:
 
     def _meet(self, stream: PolledStream, records: list[PolledRecord], now_ms: int) -> _Block:
         """Lets the records of a stream meet the watermark."""
-        events, refused = stream.tell_apart(records)
-        times = np.fromiter([event.event_time_ms for _, event in events], np.int64, len(events))
-        met = self.clock.observe(stream.kind, times, now_ms)
-        for index in np.flatnonzero(met.is_future).tolist():
-            position, event = events[index]
-            reason = f"stamped more than future_skew_ms ahead of the time at which it was read, {now_ms}"
-            future = refuse(stream.kind, stream.name, records[position], reason, event)
-            refused[position] = replace(future, is_future=True, watermark_ms=int(met.watermarks[index]))
-        kept = np.flatnonzero(~met.is_future)
-        positions = [events[index][0] for index in kept.tolist()]
-        return _Block(
-            times=times[kept],
-            watermarks=met.watermarks[kept],
-            events=[events[index][1] for index in kept.tolist()],
-            lines=[records[position][2] or b"" for position in positions],
-            offsets=np.fromiter([records[position][0] for position in positions], np.int64, len(positions)),
-            refused=[refused[position] for position in sorted(refused)],
-        )
+        offsets, events, lines, refused = stream.tell_apart(records)
+        times = np.fromiter([event.event_time_ms for event in events], np.int64, len(events))
+        watermarks, is_future = self.clock.observe(stream.kind, times, now_ms)
+        if is_future.any():
+            for index in np.flatnonzero(is_future).tolist():
+                offset = int(offsets[index])
+                reason = f"stamped more than future_skew_ms ahead of the time at which it was read, {now_ms}"
+                future = refuse(stream.kind, stream.name, (offset, None, lines[index]), reason, events[index])
+                refused[offset] = replace(future, is_future=True, watermark_ms=int(watermarks[index]))
+            kept = ~is_future
+            times, watermarks, offsets = times[kept], watermarks[kept], offsets[kept]
+            events, lines = list(compress(events, kept)), list(compress(lines, kept))
+        return _Block(times, watermarks, events, lines, offsets, [refused[offset] for offset in sorted(refused)])
 
 
 def start_places(offsets: Mapping[str, int]) -> dict[str, Place]:

@@ -44,7 +44,7 @@ def murmur2(keys: list[bytes]) -> UInt32:
     hashes = np.empty(len(keys), np.uint32)
     for length in np.unique(lengths).tolist():
         which = np.flatnonzero(lengths == length)
-        joined = b"".join([keys[index] for index in which.tolist()])
+        joined = b"".join(keys if len(which) == len(keys) else [keys[index] for index in which.tolist()])
         hashes[which] = _murmur2(np.frombuffer(joined, np.uint8).reshape(len(which), length))
     return hashes
 

@@ -157,12 +157,17 @@ def _first_of(ways: Sequence[Callable[[], Server]]) -> Server:
 def _docker() -> None:
     import docker
 
+    if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
+        raise NotToBeHadError("there is no Docker daemon")
+    client = None
     try:
         client = docker.from_env(timeout=5)
         client.ping()
-        client.close()
     except Exception as error:  # docker, requests and urllib3 each have their own
         raise NotToBeHadError(f"no Docker daemon answers ({type(error).__name__})") from error
+    finally:
+        if client is not None:
+            client.close()
 
 
 def _kafka_container(settings: Mapping[str, str]) -> Server:

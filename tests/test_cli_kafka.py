@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from streaming.cli import main
 from streaming.connection import TOPIC_STEMS
 from streaming.events import RecordKind
 from streaming.live import LiveSource
+from streaming.log_file import Place
 from streaming.log_source import LogSource
 from streaming.settings import Settings, dump, load
 
@@ -94,12 +96,8 @@ def test_lag_is_told_of_a_runs_newest_cut(
     code, _, err = afterclick(capsys, "topics", "describe", "--run", tmp_path)
     assert code == 1
     assert "has no cut yet" in err
-    from streaming.log_file import Place
-
-    class OfThree:
-        places = {f"{settings.kafka.model}.impressions[0]": Place(3)}
-
-    monkeypatch.setattr(CutDirectory, "newest", lambda self: (OfThree(), {}, []))
+    cut = SimpleNamespace(ingest=SimpleNamespace(places={f"{settings.kafka.model}.impressions[0]": Place(3)}))
+    monkeypatch.setattr(CutDirectory, "newest", lambda self: (cut, {}, []))
     code, out, _ = afterclick(capsys, "topics", "describe", "--run", tmp_path, "--json")
     assert code == 0
     (partition,) = msgspec.json.decode(out)[0]["partitions"]
@@ -116,7 +114,7 @@ def test_too_short_a_retention_and_no_broker_are_refused(tmp_path: Path, capsys:
     for arguments in (("topics", "create"), ("topics", "describe")):
         code, _, err = afterclick(capsys, *arguments, "--config", config)
         assert code == 1
-        assert f"kafka.bootstrap_servers {nobody.bootstrap} (PLAINTEXT): could not look at the topics" in err
+        assert f"kafka.bootstrap_servers {nobody.bootstrap} (PLAINTEXT): could not connect" in err
         assert "Traceback" not in err
 
 

@@ -38,7 +38,9 @@ def test_an_address_is_taken_first_and_is_not_ours_to_kill(tmp_path: Path) -> No
 
 def test_all_that_was_tried_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_docker", none_to_be_had)
-    with pytest.raises(NotToBeHadError, match="no Docker daemon answers.*; KAFKA_HOME is not set to an unpacked Kafka"):
+    with pytest.raises(
+        NotToBeHadError, match=r"no Docker daemon answers.*; KAFKA_HOME is not set to an unpacked Kafka"
+    ):
         kafka_server(tmp_path, {"KAFKA_HOME": str(tmp_path)})
 
 

@@ -14,7 +14,7 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import BrokerError, client_options, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, reaching
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.idleness import Idleness
@@ -85,20 +85,21 @@ class KafkaPolls:
         self.is_unreachable = False
         """Whether the brokers did not answer when they were last asked."""
         self._is_stopped = False
-        with reaching(self._kafka, secret, "connect"):
-            self._consumer = kafka.KafkaConsumer(
-                **client_options(settings.kafka, secret),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-                max_poll_records=settings.kafka.max_poll_records,
-                # A broker answers one request at a time: what is resumed waits for as long as what is at its end is waited for.
-                fetch_max_wait_ms=min(settings.kafka.poll_timeout_ms, 100),
-                fetch_max_bytes=settings.kafka.fetch_max_bytes,
-                max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
-            )
+        self._consumer = connected(
+            kafka.KafkaConsumer,
+            settings.kafka,
+            secret,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            max_poll_records=settings.kafka.max_poll_records,
+            # A broker answers one request at a time: what is resumed waits for as long as what is at its end is waited for.
+            fetch_max_wait_ms=min(settings.kafka.poll_timeout_ms, 100),
+            fetch_max_bytes=settings.kafka.fetch_max_bytes,
+            max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
+        )
         try:
             with reaching(self._kafka, secret, "look at the topics"):
                 self.partitions = self._count_partitions()
@@ -222,7 +223,7 @@ class KafkaPolls:
         # kafka-python 3.0.12: what was parsed of a partition before it was paused comes back only when this is None, and it is left at what is
         # used up; the partition, resumed, would show nothing ever again.
         fetcher = getattr(self._consumer, "_fetcher", None)
-        if not getattr(fetcher, "_next_partition_records", True):
+        if fetcher is not None and not getattr(fetcher, "_next_partition_records", True):
             fetcher._next_partition_records = None
 
     def _look(self, now_ms: int) -> dict[str, bool]:

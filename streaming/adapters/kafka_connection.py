@@ -7,11 +7,13 @@ So while something is tried, its log is listened to, and what it said last goes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import kafka.errors
+from kafka.net.compat import KafkaNetClient
 
 from streaming.connection import SECRETS, Credentials, Kafka
 
@@ -19,11 +21,40 @@ _LOG = logging.getLogger("kafka")
 _LOG.addHandler(logging.NullHandler())  # else it prints each attempt to stderr; who sets logging up still sees them
 
 
+_REASON = re.compile(
+    r"(?:Bootstrap connection to \S+ failed|Connection failed|Bootstrap attempt to \S+ failed): (.*?)(?: \(backoff .*)?$"
+)
+"""What the client logs each time that a try has failed."""
+
+Client = TypeVar("Client")
+
+
 class BrokerError(Exception):
     """Kafka cannot be used; the message names the broker or topic, what is wrong and what to do."""
 
 
-def client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
+def connected(make: Callable[..., Client], settings: Kafka, secret: Credentials, **options: Any) -> Client:
+    """A client that has found its brokers.
+
+    Raises:
+        BrokerError: it has not; nothing of it is left open.
+    """
+    begun: list[KafkaNetClient] = []
+
+    def begin(**configs: Any) -> KafkaNetClient:
+        begun.append(KafkaNetClient(**configs))
+        return begun[-1]
+
+    try:
+        with reaching(settings, secret, "connect"):
+            return make(**_client_options(settings, secret), kafka_client=begin, **options)
+    except BaseException:
+        for client in begun:
+            client.close()
+        raise
+
+
+def _client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
     """What every client is made with.
 
     Raises:
@@ -68,9 +99,9 @@ class _Listener(logging.Handler):
         self.said: dict[str, None] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if "failed" in text.lower() and "bootstrap" not in text.lower():
-            self.said[text] = None
+        if found := _REASON.match(record.getMessage()):
+            self.said.pop(found[1], None)
+            self.said[found[1]] = None
 
 
 @contextmanager
@@ -98,8 +129,12 @@ def _remedy(settings: Kafka, said: str, error: Exception) -> str:
         return "Set [kafka] to what the client takes"
     if isinstance(error, kafka.errors.AuthorizationError):
         return "The broker knows who asks and does not allow it: grant the right, or ask as another user"
-    if "uthentication" in said or "SASL" in said:
-        return f"Look at {' and '.join(SECRETS.values())}, and at kafka.sasl_mechanism"
-    if settings.security_protocol.endswith("SSL"):
-        return "Look whether the broker listens there, whether it speaks TLS on that port, and at kafka.ssl_cafile"
-    return "Look whether the broker listens there, and whether it asks for another kafka.security_protocol"
+    if "REFUSED" in said or "refused" in said:
+        return "Look whether a broker listens there"
+    if settings.security_protocol.startswith(
+        "SASL"
+    ):  # a broker that is told a wrong password hangs up, often without a word
+        return f"If it hung up, authentication failed: look at {' and '.join(SECRETS.values())}, and at kafka.sasl_mechanism"
+    if settings.security_protocol == "SSL":
+        return "Look whether the broker speaks TLS on that port, and at kafka.ssl_cafile"
+    return "If it hung up, it asks for another kafka.security_protocol"

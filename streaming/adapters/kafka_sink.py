@@ -10,11 +10,15 @@ import threading
 import kafka
 import kafka.errors
 
-from streaming.adapters.kafka_connection import BrokerError, client_options, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, reaching
 from streaming.connection import Credentials, Kafka
 
 _UNDELIVERED = 20_000
 """Records on their way at most: the client has no bound of its own, and a broker that is away must not fill memory."""
+
+
+_LINGER_MS = 20
+"""How long records wait for others to go with them: a batch of some hundred costs the broker no more than one."""
 
 
 class KafkaSink:
@@ -34,18 +38,19 @@ class KafkaSink:
         self._sent = 0  # since the last flush
         self._failed: list[tuple[str, BaseException]] = []
         self._lock = threading.Lock()  # deliveries are told of by the client's own thread
-        with reaching(settings, secret, "connect"):
-            self._producer = kafka.KafkaProducer(
-                **client_options(settings, secret),
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=20,
-                batch_size=131_072,
-                delivery_timeout_ms=delivery_timeout_ms,
-                request_timeout_ms=min(30_000, delivery_timeout_ms),
-                max_block_ms=settings.connect_timeout_ms,
-                allow_auto_create_topics=False,
-            )
+        self._producer = connected(
+            kafka.KafkaProducer,
+            settings,
+            secret,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=_LINGER_MS,
+            batch_size=131_072,
+            delivery_timeout_ms=delivery_timeout_ms,
+            request_timeout_ms=min(30_000, delivery_timeout_ms - 2 * _LINGER_MS),
+            max_block_ms=settings.connect_timeout_ms,
+            allow_auto_create_topics=False,
+        )
 
     def partitions(self, stem: str) -> int:
         """How many partitions a topic has.

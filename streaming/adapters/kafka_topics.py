@@ -12,7 +12,7 @@ import msgspec
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient
 
-from streaming.adapters.kafka_connection import BrokerError, client_options, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, reaching
 from streaming.connection import TOPIC_STEMS, Credentials
 from streaming.log_file import Place
 from streaming.settings import Settings, SettingsError
@@ -95,12 +95,12 @@ def plans(settings: Settings) -> list[Plan]:
 
 @contextmanager
 def _admin(settings: Settings, secret: Credentials, intent: str) -> Iterator[KafkaAdminClient]:
-    with reaching(settings.kafka, secret, intent):
-        client = KafkaAdminClient(**client_options(settings.kafka, secret))
-        try:
+    client = connected(KafkaAdminClient, settings.kafka, secret)
+    try:
+        with reaching(settings.kafka, secret, intent):
             yield client
-        finally:
-            client.close()
+    finally:
+        client.close()
 
 
 def create_topics(settings: Settings, secret: Credentials) -> list[Made]:
@@ -186,12 +186,12 @@ def _ends(settings: Settings, secret: Credentials, counts: Mapping[str, int]) ->
     partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
     if not partitions:
         return {}
-    with reaching(settings.kafka, secret, "ask where the topics end"):
-        consumer = kafka.KafkaConsumer(**client_options(settings.kafka, secret), group_id=None)
-        try:
+    consumer = connected(kafka.KafkaConsumer, settings.kafka, secret, group_id=None)
+    try:
+        with reaching(settings.kafka, secret, "ask where the topics end"):
             first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        finally:
-            consumer.close()
+    finally:
+        consumer.close()
     return {(at.topic, at.partition): (first[at], end[at]) for at in partitions}
 
 

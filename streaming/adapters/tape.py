@@ -25,6 +25,8 @@ _ROLLED_BYTES = 256 << 20
 """Packed bytes after which a sync begins another file: some ten million records, an hour at 3,000 a second."""
 
 _LENGTH_BYTES = 4
+_READ_BYTES = 1 << 18
+"""Packed bytes unpacked at a time: a few megabytes of looks."""
 
 
 class TapeError(Exception):
@@ -175,8 +177,7 @@ def _looks(path: Path) -> Iterator[Polled]:
     for file in files:
         try:
             with file.open("rb") as packed:
-                unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-                for data in _messages(unpacked, is_last=file == files[-1]):
+                for data in _messages(packed, is_last=file == files[-1]):
                     yield decode(data)
         except (EOFError, zstandard.ZstdError, msgspec.DecodeError) as error:
             raise TapeError(
@@ -184,22 +185,33 @@ def _looks(path: Path) -> Iterator[Polled]:
             ) from error
 
 
-def _messages(file: BinaryIO | zstandard.ZstdDecompressionReader, *, is_last: bool) -> Iterator[bytes]:
-    while len(head := _read(file, _LENGTH_BYTES)) == _LENGTH_BYTES:
-        size = int.from_bytes(head, "little")
-        data = _read(file, size)
-        if len(data) < size:
-            head = data or b"?"
-            break
-        yield data
-    if head and not is_last:
-        raise EOFError("it ends in the middle of a look")
+def _messages(packed: BinaryIO, *, is_last: bool) -> Iterator[bytes]:
+    """What has its length before it. The last file may end anywhere: its writer was killed."""
+    rest = b""
+    try:
+        for chunk in _unpacked(packed):
+            rest += chunk
+            start = 0
+            while (end := start + _LENGTH_BYTES + int.from_bytes(rest[start : start + _LENGTH_BYTES], "little")) <= len(
+                rest
+            ):
+                yield rest[start + _LENGTH_BYTES : end]
+                start = end
+            rest = rest[start:]
+        if rest:
+            raise EOFError("it ends in the middle of a look")
+    except EOFError:
+        if not is_last:
+            raise
 
 
-def _read(file: BinaryIO | zstandard.ZstdDecompressionReader, size: int) -> bytes:
-    """So many bytes, fewer at the end alone."""
-    parts = []
-    while size and (part := file.read(size)):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def _unpacked(packed: BinaryIO) -> Iterator[bytes]:
+    """What is in the frames of a file; a reader of the library would take one that was cut off for whole."""
+    frame: zstandard.ZstdDecompressionObj | None = None
+    while data := packed.read(_READ_BYTES):
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(data)
+            data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError("it ends in the middle of packed data")

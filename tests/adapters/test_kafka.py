@@ -143,7 +143,7 @@ def test_topics_that_are_missing_or_do_not_fit_are_refused(kafka: Server) -> Non
 def test_nobody_there_is_said_with_what_to_look_at() -> None:
     nobody = Server(f"127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(
-        BrokerError, match=rf"{nobody.bootstrap} \(PLAINTEXT\): could not connect: .*refused.*broker listens"
+        BrokerError, match=rf"{nobody.bootstrap} \(PLAINTEXT\): could not connect: .*REFUSED.*broker listens there"
     ):
         KafkaPolls(settings_on(nobody, connect_timeout_ms=500), NOBODY)
 
@@ -154,32 +154,25 @@ def test_a_broker_that_dies_is_told_of_once_and_read_on_from_when_it_is_back(kaf
     put(settings, I, shown("a", 0))
     told: list[str] = []
     polls = KafkaPolls(settings, NOBODY, tell=told.append)
+    sink = KafkaSink(settings.kafka, NOBODY, delivery_timeout_ms=1_000)
+    sink.append("dead-letters", b'{"a":1}\n{"a":2}\n')
+    sink.flush()
     polled_until(polls, lambda records, idle: count_of(records) == 1 and all(idle.values()))
     kafka.kill()
+    sink.append("dead-letters", b'{"a":3}\n')
     _, idle = polled_until(polls, lambda records, idle: polls.is_unreachable)
     assert not any(idle.values())
     polled_until(polls, lambda records, idle: True)
     assert [text.partition("; ")[0] for text in told] == [f"kafka {kafka.bootstrap} is away"]
+    with pytest.raises(BrokerError, match=rf"{settings.kafka.topic('dead-letters')}: 1 records were not acknowledged"):
+        sink.flush()
+    sink.close()
     kafka.start()
     put(replaced(settings, connect_timeout_ms=30_000), I, shown("b", 1))
     records, _ = polled_until(polls, lambda records, idle: count_of(records) == 1 and not polls.is_unreachable)
     assert [offset for some in records.values() for offset, _, _ in some] == [1]
     assert told[1:] == [f"kafka {kafka.bootstrap} is back"]
     polls.close()
-
-
-def test_a_sink_says_what_was_not_acknowledged(kafka: Server) -> None:
-    kafka.mortal()
-    settings = with_topics(kafka, partitions=1)
-    sink = KafkaSink(settings.kafka, NOBODY, delivery_timeout_ms=1_500)
-    sink.append("dead-letters", b'{"a":1}\n{"a":2}\n')
-    sink.flush()
-    kafka.kill()
-    sink.append("dead-letters", b'{"a":3}\n')
-    with pytest.raises(BrokerError, match=rf"{settings.kafka.topic('dead-letters')}: 1 records were not acknowledged"):
-        sink.flush()
-    sink.close()
-    kafka.start()
 
 
 def test_a_sink_needs_its_topic(kafka: Server) -> None:
@@ -209,8 +202,8 @@ def test_records_that_stand_where_they_should_not_become_dead_letters(kafka: Ser
     clicks = settings.kafka.topic("clicks")
     assert {at for at, _ in reasons} == {clicks}
     told = sorted(reason for _, reason in reasons)
-    assert told[0] == "its key is b'b', its join key b'a'"
-    assert told[1].startswith("it is in partition ")
+    assert told[0].startswith("it is in partition ")
+    assert told[1] == "its key is b'b', its join key b'a'"
     assert told[2] == "no value"
 
 
@@ -254,7 +247,6 @@ def test_who_has_the_password_is_let_in_and_who_has_not_is_told_so(guarded: Serv
     [
         (None, NOBODY, r"kafka\.sasl_mechanism must be set"),
         ("PLAIN", Credentials("app"), r"^AFTERCLICK_KAFKA__SASL_PASSWORD must be set in the environment"),
-        ("NONSENSE", Credentials("app", "x"), r"could not connect: .*NONSENSE"),
     ],
 )
 def test_half_told_credentials_are_refused(mechanism: str | None, secret: Credentials, says: str) -> None:
