@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 import zstandard
 from brokers import NOBODY, settings_on
 from mortal import Mortals
@@ -145,6 +146,12 @@ def test_stopped_and_started_again_its_tape_still_gives_the_same_bits(kafka: Ser
     assert again.resumed_at_ms is not None
     metrics = go(again, all_idle)
     assert_examples_are_those_of_a_replay(run, metrics, log, settings, tmp_path)
+    replay = Replay(tape, tmp_path / "again", settings)
+    for _ in replay.run():
+        pass
+    assert rows_of(tmp_path / "again") == rows_of(run)  # what they taught, too
+    mine, others = (one.pipeline._learner.snapshot().tensors for one in (again, replay))
+    assert [name for name, tensor in mine.items() if not torch.equal(tensor, others[name])] == []
 
 
 @pytest.fixture(scope="module")
