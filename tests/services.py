@@ -123,7 +123,8 @@ def kafka_server(folder: Path, environ: Mapping[str, str], **settings: str) -> S
 
     Args:
         folder: for its data and log.
-        settings: further ones of the broker, dots as `__`; they make it a program of our own.
+        settings: further ones of the broker, dots as `__`; they make it a program of our own. `{clients}` and `{controller}` are
+            the addresses that it listens at.
 
     Raises:
         NotToBeHadError: none can be had; says all that was tried.
