@@ -21,7 +21,10 @@ def main(descriptor: int) -> None:
     """Does the job on stdin; deliveries go to this file descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that learns; when it ends, so do we
     os.nice(10)  # a step waits for its slowest thread: whoever learns comes first, we take what is left
-    frame = read_frame(sys.stdin.buffer)
+    try:
+        frame = read_frame(sys.stdin.buffer)
+    except EOFError:  # whoever began to tell us has died
+        frame = None
     if frame is None:
         return
     stop = threading.Event()

@@ -74,7 +74,7 @@ def go(live: LiveRun, until: Callable[[RunMetrics], bool]) -> RunMetrics:
         if not is_stopped and until(metrics):
             live.stop()
             is_stopped = True
-        assert time.monotonic() < deadline, metrics
+        assert time.monotonic() < deadline, (metrics.events, metrics.partitions)
     live.close()
     return live.pipeline.metrics()
 

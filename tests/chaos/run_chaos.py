@@ -131,7 +131,11 @@ def main() -> None:
             sender.join()
             of = "events" if args.of == "run" else "examples"
             live = LiveRun(folder / "run", settings, begin="earliest", record=None, environ={}, of=of)
-            metrics = go(live, all_idle)
+            try:
+                metrics = go(live, all_idle)
+            except AssertionError:
+                subprocess.run([*COMMAND, "topics", "describe", "--run", str(folder / "run")])
+                raise
         finally:
             server.close()
         for _ in Replay(log, folder / "replay", settings).run():
