@@ -83,6 +83,21 @@ def all_idle(metrics: RunMetrics) -> bool:
     return len(metrics.partitions) > 0 and all(own.is_idle for own in metrics.partitions.values())
 
 
+class Settled:
+    """Says so once nothing has moved for some seconds: where traffic ends a stream may be called stalled, and then is never idle."""
+
+    def __init__(self, seconds: float = 4.0) -> None:
+        self._seconds = seconds
+        self._last: object = None
+        self._since = time.monotonic()
+
+    def __call__(self, metrics: RunMetrics) -> bool:
+        now = (dict(metrics.events), {p: own.watermark_ms for p, own in metrics.partitions.items()})
+        if now != self._last:
+            self._last, self._since = now, time.monotonic()
+        return all_idle(metrics) or time.monotonic() - self._since > self._seconds
+
+
 def rows_of(run: Path) -> list[dict[str, Any]]:
     with (run / "examples.jsonl.zst").open("rb") as file:
         data = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()

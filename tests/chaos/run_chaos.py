@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from joined_elsewhere import blocks_of
 from services import Server, kafka_server
-from test_live_run import all_idle, go, identity, live_settings, rows_of
+from test_live_run import Settled, go, identity, live_settings, rows_of
 from worlds import small_log
 
 from streaming.adapters.kafka_feed import KafkaFeed
@@ -132,7 +132,7 @@ def main() -> None:
             of = "events" if args.of == "run" else "examples"
             live = LiveRun(folder / "run", settings, begin="earliest", record=None, environ={}, of=of)
             try:
-                metrics = go(live, all_idle)
+                metrics = go(live, Settled())
             except AssertionError:
                 subprocess.run([*COMMAND, "topics", "describe", "--run", str(folder / "run")])
                 raise
