@@ -78,9 +78,12 @@ def throughput(folder: Path, bootstrap: str, args: argparse.Namespace) -> dict[s
     memory = max(from_memory(batches, settings) for _ in range(2))
     live = LiveRun(folder / "run", settings, begin="earliest", record=None, environ={})
     began, taught, ended, read = None, 0, 0.0, 0
+    memory_mib: list[list[int]] = []
     for count in live.run():
         began = time.perf_counter() if began is None and count else began
         read += count
+        if read >= records * (len(memory_mib) + 1) / 10:
+            memory_mib.append([resident_mib(pid) for pid in (os.getpid(), ingest_process())])
         now = live.pipeline._counts.taught
         if now > taught:
             taught, ended = now, time.perf_counter()
@@ -94,7 +97,24 @@ def throughput(folder: Path, bootstrap: str, args: argparse.Namespace) -> dict[s
         "run": round(rate),
         "ratio": round(rate / memory, 3),
         "to_reach": 0.65,
+        "records": records,
+        "learner_and_ingest_mib_by_tenths": memory_mib,
     }
+
+
+def resident_mib(pid: int) -> int:
+    """Memory of a process that is in RAM; 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return 0
+    return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def ingest_process() -> int:
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    named = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return next((pid for pid, name in named.items() if b"ingest_worker" in name), 0)
 
 
 def latency(folder: Path, bootstrap: str, args: argparse.Namespace) -> dict[str, object]:
