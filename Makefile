@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench chaos clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ lint: $(READY)  ## style, types, and who may import whom
 
 bench: $(READY)  ## speed and memory beside the baselines, as ratios (minutes; wants a quiet machine)
 	$(BIN)/python tests/bench/run.py
+
+chaos: $(READY)  ## run and train killed, paused and restarted under load, fifty rounds each (half an hour; wants KAFKA_HOME or Docker)
+	$(BIN)/python tests/chaos/run_chaos.py --rounds 50
+	$(BIN)/python tests/chaos/run_chaos.py --rounds 50 --of train
 
 clean:  ## remove the virtual environment, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
