@@ -23,6 +23,9 @@ from streaming.records import PolledRecord
 from streaming.settings import Settings
 
 EXAMPLES = "examples"
+_STILL_MS = 60_000
+"""How long a record may be there and not come, while we read, before the client is taken for dead."""
+
 SIDE_TOPICS = {"late": "late"}
 """Where the lines of a door go; those of every other door go to `dead-letters`, and say which it was."""
 
@@ -82,8 +85,7 @@ class _Held:
     def __init__(self, joiner: Joiner, idleness: Idleness, examples_end: int) -> None:
         self.joiner, self.idleness, self.examples_end = joiner, idleness, examples_end
         self.is_changed = True  # since the last snapshot
-        self.unmet = set(joiner.names)  # streams that have shown no record since it was taken over
-        self.undecided: dict[str, tuple[int, int]] = {}
+        self.still: dict[str, tuple[int, int]] = {}  # offset and since when, by stream that shows nothing
 
 
 class JoinWorker:
@@ -166,49 +168,51 @@ class JoinWorker:
             fresh = some if some[0][0] >= line else [record for record in some if record[0] >= line]
             if not fresh:
                 continue
-            self._refuse_hole(held, name, line, fresh[0][0])
+            self._refuse_hole(name, line, fresh[0][0])
             looks.setdefault(p, Polled(now_ms, {}, {})).records[name] = fresh
         for p, look in sorted(looks.items()):
-            self._held[p].undecided.clear()
             look.idle.update(self._held[p].idleness.on_records(list(look.records)))
             self.records += sum(map(len, look.records.values()))
             self._step(p, look)
+        # A look is acknowledged before the next one is taken: of two blocks of p on their way, the first might be lost and the second not.
+        self._sink.flush()
 
-    def _refuse_hole(self, held: _Held, name: str, line: int, offset: int) -> None:
-        """Offsets may be missing where a transaction ended. Right after a partition was taken over nothing else is believed of a client."""
-        if offset > line:
-            first, _ = self._offsets.bounds([name])[name]
-            _refuse_gone(name, line, first, offset)
-            if name in held.unmet and (missing := next(self._offsets.records(name, line, offset), None)) is not None:
-                raise JoinError(
-                    f"{name}: reading was to go on at offset {line}, the client gave {offset}, and there is a record at {missing[0]}: "
-                    "start the worker again; it goes on from its snapshot"
-                )
-        held.unmet.discard(name)
+    def _refuse_hole(self, name: str, line: int, offset: int) -> None:
+        """Offsets are missing where a transaction ended, and nowhere else: a client that loses records is not believed."""
+        if offset == line:
+            return
+        first, _ = self._offsets.bounds([name])[name]
+        _refuse_gone(name, line, first, offset)
+        if (missing := next(self._offsets.records(name, line, offset), None)) is not None:
+            raise JoinError(
+                f"{name}: reading was to go on at offset {line}, the client gave {offset}, and there is a record at {missing[0]}: "
+                "start the worker again; it goes on from its snapshot"
+            )
 
-    def look(self, positions: Mapping[str, int], *, paused: Collection[str], now_ms: int, monotonic_ms: int) -> None:
+    def look(self, *, paused: Collection[str], now_ms: int, monotonic_ms: int) -> None:
         """Looks where the streams end, for their idleness.
 
         Args:
-            positions: by `topic[partition]`, where the client reads on. It is ahead of what was taken where records wait in between, or where
-                none is left but the end of a transaction; it is that, if a look later nothing has come.
             paused: streams that are not read now. now_ms, monotonic_ms: processing time; the second never runs backwards.
+
+        Raises:
+            JoinError: a record has been there for long, and the client does not give it.
         """
-        ends = self._offsets.ends([name for held in self._held.values() for name in held.joiner.names])
+        ends = self._offsets.ends(self.stream_names())
         for p, held in sorted(self._held.items()):
-            own, at = {}, {}
-            for name in held.joiner.names:
-                at[name] = held.joiner.places[name].line
-                if name not in ends:
-                    continue
-                own[name] = ends[name]
-                if at[name] < ends[name] == positions.get(name):
-                    between = at[name], ends[name]
-                    if held.undecided.get(name) == between:
-                        at[name] = ends[name]
-                    held.undecided[name] = between
-            if changed := held.idleness.on_ends(own, positions=at, paused=paused, now_ms=monotonic_ms):
+            places = {name: held.joiner.places[name].line for name in held.joiner.names}
+            for name, at in places.items():
+                if name in paused or at >= ends.get(name, 0) or held.still.get(name, (-1, 0))[0] != at:
+                    held.still[name] = at, monotonic_ms
+                elif next(self._offsets.records(name, at, ends[name]), None) is None:
+                    places[name] = ends[name]  # what is left is the end of a transaction
+                elif monotonic_ms - held.still[name][1] > _STILL_MS:
+                    raise JoinError(
+                        f"{name}: nothing has come for {_STILL_MS // 1_000} s, and there is a record at {at}: start the worker again; it goes on from its snapshot"
+                    )
+            if changed := held.idleness.on_ends(ends, positions=places, paused=paused, now_ms=monotonic_ms):
                 self._step(p, Polled(now_ms, {}, changed))
+        self._sink.flush()
 
     def _step(self, p: int, look: Polled) -> None:
         held = self._held[p]
@@ -296,5 +300,3 @@ def _refuse_gone(name: str, offset: int, first: int, last: int) -> None:
             f"{name}: reading was to go on at offset {offset}, and it ends at {last}: it is not the topic that was read, or lost its end. "
             "Start anew under another kafka.model"
         )
-
-

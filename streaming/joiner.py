@@ -70,7 +70,12 @@ def identity_of(example: Example) -> Identity:
 def rules_of(settings: Settings) -> dict[str, Any]:
     """The settings that the state of a join depends on."""
     found = {section: msgspec.to_builtins(getattr(settings, section)) for section in ("log", "windows", "event_time")}
-    for key in ("alignment_ms", "idle_timeout_ms", "stall_hold_ms", "future_skew_ms"):  # of how it is read, not of what it holds
+    for key in (
+        "alignment_ms",
+        "idle_timeout_ms",
+        "stall_hold_ms",
+        "future_skew_ms",
+    ):  # of how it is read, not of what it holds
         del found["event_time"][key]
     return found | {"labels": {"method": settings.labels.method, "horizons": settings.labels.horizons}}
 

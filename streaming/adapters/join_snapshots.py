@@ -213,7 +213,9 @@ class RedisShelf:
         try:
             return ask()
         except redis.exceptions.RedisError as error:
-            raise SnapshotError(f"--store: Redis could not {intent} ({error}): look at it, then start the worker again") from error
+            raise SnapshotError(
+                f"--store: Redis could not {intent} ({error}): look at it, then start the worker again"
+            ) from error
 
     def names(self, model: str, p: int) -> list[str]:
         """The names of those that are there whole."""
@@ -223,7 +225,9 @@ class RedisShelf:
     def read(self, model: str, p: int, name: str) -> bytes:
         """One of them."""
         chunks = int(self._ask("read", lambda: self._client.hget(self._key(model, p, "snapshots"), name)) or 0)
-        found = [self._ask("read", lambda n=n: self._client.get(self._key(model, p, f"{name}:{n}"))) for n in range(chunks)]
+        found = [
+            self._ask("read", lambda n=n: self._client.get(self._key(model, p, f"{name}:{n}"))) for n in range(chunks)
+        ]
         if None in found:
             raise SnapshotError(f"snapshot {name} is damaged: a part of it is gone")
         return b"".join(found)
@@ -232,7 +236,10 @@ class RedisShelf:
         """Writes the chunks, then the name."""
         chunks = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
         for number, chunk in enumerate(chunks):
-            self._ask("keep a snapshot", lambda key=f"{name}:{number}", chunk=chunk: self._client.set(self._key(model, p, key), chunk))
+            self._ask(
+                "keep a snapshot",
+                lambda key=f"{name}:{number}", chunk=chunk: self._client.set(self._key(model, p, key), chunk),
+            )
         self._ask("keep a snapshot", lambda: self._client.hset(self._key(model, p, "snapshots"), name, len(chunks)))
 
     def delete(self, model: str, p: int, name: str) -> None:
@@ -253,5 +260,7 @@ def open_shelf(where: str, environ: Mapping[str, str]) -> Shelf:
     if not where.startswith(("redis://", "rediss://")):
         return DirectoryShelf(Path(where))
     if urlsplit(where).password:
-        raise SettingsError(f"--store must hold no password: command lines are seen by others; set {_PASSWORD} in the environment")
+        raise SettingsError(
+            f"--store must hold no password: command lines are seen by others; set {_PASSWORD} in the environment"
+        )
     return RedisShelf(redis.Redis.from_url(where, password=environ.get(_PASSWORD), socket_timeout=30))
