@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
+from streaming.counting import copy_figures, with_figures
 from streaming.example_blocks import BlockError, decode_block
 from streaming.idleness import Idleness
 from streaming.joiner import Joiner, JoinerSnapshot, Step
 from streaming.live import Polled, start_places
 from streaming.metrics import IngestFigures, RunMetrics
-from streaming.counting import copy_figures, with_figures
 from streaming.records import PolledRecord
 from streaming.settings import Settings
 

@@ -29,7 +29,6 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
-from mode.utils.logging import CompositeLogger
 
 from streaming.adapters.faust_connection import faust_options
 from streaming.connection import Credentials
@@ -65,9 +64,6 @@ class _Thread(driver.AIOKafkaConsumerThread):
 
     async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
         """Commits; why not, if it could not: another holds the partitions by now, or the brokers are away."""
-        return await self.call_thread(self._try_commit, offsets)  # type: ignore[no-any-return]
-
-    async def _try_commit(self, offsets: Mapping[TP, int]) -> str | None:
         told = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
         try:
             await self._ensure_consumer().commit(told)
@@ -80,6 +76,12 @@ class _Consumer(driver.Consumer):
     """Faust's, with a pause of our own: what Faust has fetched of a partition when it is paused, it throws away."""
 
     held_back: frozenset[TP] = frozenset()
+
+    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
+        """See `_Thread.try_commit`."""
+        assert isinstance(self._thread, _Thread)
+        why: str | None = await self._thread.call_thread(self._thread.try_commit, offsets)
+        return why
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
         wanted = (active_partitions or set()) - self.held_back
@@ -202,7 +204,7 @@ class FaustJoin:
         if now_s - self._saved_s >= self._settings.kafka.snapshot_interval_ms / 1_000:
             await self._save()
         self._paused = self._worker.paused()
-        self._app.consumer.held_back = frozenset(map(_tp, self._paused))
+        self._consumer().held_back = frozenset(map(_tp, self._paused))
 
     def _do(self, records: dict[str, list[PolledRecord]], *, is_look: bool) -> None:
         """On the thread of the worker."""
@@ -221,11 +223,7 @@ class FaustJoin:
         """A snapshot, then the offsets; numbered steps in `join_worker`."""
         offsets = await self._on_thread(self._worker.save)
         self._saved_s = time.monotonic()
-        why = (
-            await self._consumer_thread().try_commit({_tp(name): at for name, at in offsets.items()})
-            if offsets
-            else None
-        )
+        why = await self._consumer().try_commit({_tp(name): at for name, at in offsets.items()}) if offsets else None
         if why is None:
             self._committed_s = time.monotonic()
         elif (
@@ -233,11 +231,11 @@ class FaustJoin:
         ):
             self._tell(f"nothing could be committed for {time.monotonic() - self._committed_s:.0f} s: {why}")
 
-    async def _on_revoked(self, app: Any, revoked: set[TP], **options: Any) -> None:
+    async def _on_revoked(self, app: Any, *revoked: Any, signal: Any, **options: Any) -> None:
         """Before others may take over: a snapshot and its offsets, then everything is let go."""
         await self._let_go()
 
-    async def _on_shutdown(self, app: Any, **options: Any) -> None:
+    async def _on_shutdown(self, app: Any, *nothing: Any, signal: Any, **options: Any) -> None:
         await self._let_go()
         self._is_ended = True
 
@@ -251,8 +249,9 @@ class FaustJoin:
                 except Exception as error:
                     self._end(error)
 
-    async def _on_assigned(self, app: Any, assigned: set[TP], **options: Any) -> None:
+    async def _on_assigned(self, app: Any, *told: Any, signal: Any, **options: Any) -> None:
         """What is to be held; the agent takes it over before it takes records, so that heartbeats do not wait for it."""
+        assigned: set[TP] = told[0]
         dealt = {topic: frozenset(tp.partition for tp in assigned if tp.topic == topic) for topic in self._topics}
         if len(set(dealt.values())) > 1:
             told = ", ".join(f"{sorted(ps)} of {topic}" for topic, ps in dealt.items())
@@ -280,10 +279,10 @@ class FaustJoin:
         timer.daemon = True
         timer.start()
 
-    def _consumer_thread(self) -> _Thread:
-        thread = self._app.consumer._thread
-        assert isinstance(thread, _Thread)
-        return thread
+    def _consumer(self) -> _Consumer:
+        consumer = self._app.consumer
+        assert isinstance(consumer, _Consumer)
+        return consumer
 
     def _on_thread(self, do: Callable[[], Answer]) -> Awaitable[Answer]:
         return asyncio.get_running_loop().run_in_executor(self._thread, do)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from streaming.settings import SettingsError
 _CHUNK_BYTES = 8_388_608
 """8 MiB: Redis answers nobody else while it takes in a value."""
 
+_INDEX = "snapshots"
 _PASSWORD = "AFTERCLICK_REDIS__PASSWORD"
 
 
@@ -209,46 +210,40 @@ class RedisShelf:
     def _key(self, model: str, p: int, name: str) -> str:
         return f"{{{model}:join:{p}}}:{name}"  # braces: one slot of a cluster for a partition
 
-    def _ask(self, intent: str, ask: Callable[[], Any]) -> Any:
+    def _ask(self, command: str, *arguments: str | int | bytes) -> Any:
         try:
-            return ask()
+            return self._client.execute_command(command, *arguments)
         except redis.exceptions.RedisError as error:
             raise SnapshotError(
-                f"--store: Redis could not {intent} ({error}): look at it, then start the worker again"
+                f"--store: Redis did not do {command} {arguments[0]!r} ({error}): look at it, then start the worker again"
             ) from error
 
     def names(self, model: str, p: int) -> list[str]:
         """The names of those that are there whole."""
-        found = self._ask("name snapshots", lambda: self._client.hkeys(self._key(model, p, "snapshots")))
-        return [name.decode() for name in found]
+        return [name.decode() for name in self._ask("HKEYS", self._key(model, p, _INDEX))]
 
     def read(self, model: str, p: int, name: str) -> bytes:
         """One of them."""
-        chunks = int(self._ask("read", lambda: self._client.hget(self._key(model, p, "snapshots"), name)) or 0)
-        found = [
-            self._ask("read", lambda n=n: self._client.get(self._key(model, p, f"{name}:{n}"))) for n in range(chunks)
-        ]
-        if None in found:
+        count = int(self._ask("HGET", self._key(model, p, _INDEX), name) or 0)
+        chunks = [self._ask("GET", self._key(model, p, f"{name}:{number}")) for number in range(count)]
+        if not chunks or None in chunks:
             raise SnapshotError(f"snapshot {name} is damaged: a part of it is gone")
-        return b"".join(found)
+        return b"".join(chunks)
 
     def write(self, model: str, p: int, name: str, data: bytes) -> None:
         """Writes the chunks, then the name."""
         chunks = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
         for number, chunk in enumerate(chunks):
-            self._ask(
-                "keep a snapshot",
-                lambda key=f"{name}:{number}", chunk=chunk: self._client.set(self._key(model, p, key), chunk),
-            )
-        self._ask("keep a snapshot", lambda: self._client.hset(self._key(model, p, "snapshots"), name, len(chunks)))
+            self._ask("SET", self._key(model, p, f"{name}:{number}"), chunk)
+        self._ask("HSET", self._key(model, p, _INDEX), name, len(chunks))
 
     def delete(self, model: str, p: int, name: str) -> None:
         """Takes the name away, then the chunks."""
-        index = self._key(model, p, "snapshots")
-        chunks = int(self._ask("delete", lambda: self._client.hget(index, name)) or 0)
-        self._ask("delete", lambda: self._client.hdel(index, name))
-        for number in range(chunks):
-            self._ask("delete", lambda number=number: self._client.delete(self._key(model, p, f"{name}:{number}")))
+        index = self._key(model, p, _INDEX)
+        count = int(self._ask("HGET", index, name) or 0)
+        self._ask("HDEL", index, name)
+        for number in range(count):
+            self._ask("DEL", self._key(model, p, f"{name}:{number}"))
 
 
 def open_shelf(where: str, environ: Mapping[str, str]) -> Shelf:
