@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench chaos clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(READY)  ## style, types, and who may import whom
 
 bench: $(READY)  ## speed and memory beside the baselines, as ratios (minutes; wants a quiet machine)
 	$(BIN)/python tests/bench/run.py
+
+chaos: $(READY)  ## processes killed, stopped and restarted at random, against a real broker (an hour; ROUNDS=50)
+	PYTHONPATH=tests $(BIN)/python tests/chaos/join_chaos.py --rounds $(or $(ROUNDS),50)
 
 clean:  ## remove the virtual environment, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

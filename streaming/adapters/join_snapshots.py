@@ -9,6 +9,7 @@ so that nobody can overwrite one, a worker that wakes up late neither. The newes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -187,7 +188,8 @@ class DirectoryShelf:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise SnapshotError(
                 f"snapshot {folder / name} cannot be written ({error}): free space or grant the right, then start the worker again"
             ) from error
