@@ -42,7 +42,7 @@ def join(
     from streaming.adapters.join_snapshots import JoinSnapshots, open_shelf
     from streaming.adapters.kafka_offsets import KafkaOffsets
     from streaming.adapters.kafka_sink import KafkaSink
-    from streaming.adapters.prometheus import RunCollector
+    from streaming.adapters.prometheus import JoinCollector
     from streaming.adapters.prometheus import serve as serve_metrics
     from streaming.connection import credentials
     from streaming.crashing import CrashAt
@@ -64,7 +64,11 @@ def join(
             faust = FaustJoin(settings, secret, group, worker, tell=warn)
             server = None
             if worker_port is not None:
-                collector = RunCollector(lambda: faust.metrics, clock=lambda: time.time_ns() // 1_000_000)
+                collector = JoinCollector(
+                    lambda: faust.metrics,
+                    clock=lambda: time.time_ns() // 1_000_000,
+                    commit_age=lambda: faust.commit_age_s,
+                )
                 server = serve_metrics(collector, worker_port, host=metrics_host)
             try:
                 faust.run()

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,10 @@ class JoinRun:
             self._feeding.join()
         self.offsets.close()
 
-    def start(self, environ: Mapping[str, str] | None = None) -> int:
+    def start(self, environ: Mapping[str, str] | None = None, *, options: Sequence[str] = ()) -> int:
         """A worker more; its number."""
         command = [sys.executable, "-c", "from streaming.cli import main; main()", "join"]
-        command += ["--config", str(self.config), "--store", self._store]
+        command += ["--config", str(self.config), "--store", self._store, *options]
         number = len(self.workers)
         with (self._folder / f"worker{number}.log").open("wb") as said:
             environment = os.environ | dict(environ or {})

@@ -44,8 +44,11 @@ TAKE_WITHIN_S = 0.1
 _FETCH_WAIT_MS = 100
 """A broker answers one request at a time: a partition that is resumed waits for as long as those at their end are waited for."""
 
-_STILL_INTERVALS = 6
-"""Snapshots in which nothing could be committed before a person is told."""
+_STILL_INTERVALS, _LEAST_STILL_S = 6, 30.0
+"""Snapshots, and time, in which nothing could be committed before a person is told."""
+
+_SNAPSHOT_SHARE = 0.1
+"""Of the time, for snapshots, at most: where state is large they come less often."""
 
 _END_WITHIN_S = 20.0
 """How long a worker that has failed may take to leave its group before it is ended."""
@@ -125,7 +128,9 @@ class FaustJoin:
         self._paused: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
         self._is_ended = False
-        self._saved_s = self._committed_s = self._looked_s = time.monotonic()
+        self._save_next_s = self._committed_s = self._looked_s = time.monotonic()
+        self._why: str | None = None
+        self._watched = threading.Event()
         self._look_every_s = min(max(settings.event_time.idle_timeout_ms / 3_000, 0.1), 5.0)
         self.metrics = RunMetrics()
         """What was counted by a moment ago."""
@@ -152,19 +157,28 @@ class FaustJoin:
         """Works until it is told to stop (SIGINT, SIGTERM).
 
         Raises:
-            whatever ended it.
+            JoinError: Faust has ended, or what a partition needs is not there. And whatever else ended it.
         """
         worker = faust.Worker(self._app, loglevel="ERROR", redirect_stdouts=False, quiet=True)
         worker.spinner = None
+        threading.Thread(target=self._watch, daemon=True).start()
+        code: object = 0
         try:
             worker.execute_from_commandline()
-        except SystemExit:
-            pass
+        except SystemExit as ended:
+            code = ended.code
         finally:
+            self._watched.set()
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._folder.cleanup()
         if self._failure is not None:
             raise self._failure
+        if code or worker.crash_reason or self._app.crash_reason:
+            reason = worker.crash_reason or self._app.crash_reason or "its log says why"
+            raise JoinError(
+                f"Faust has ended ({reason}): look whether {', '.join(self._settings.kafka.bootstrap_servers)} answers, then start the worker again; "
+                "it goes on from its snapshot"
+            )
 
     async def _work(self, stream: Any) -> None:
         """The agent, and the one writer: records as they come, and ticks where none do."""
@@ -201,7 +215,7 @@ class FaustJoin:
         now_s = time.monotonic()
         is_look = now_s - self._looked_s >= self._look_every_s
         await self._on_thread(lambda: self._do(records, is_look=is_look))
-        if now_s - self._saved_s >= self._settings.kafka.snapshot_interval_ms / 1_000:
+        if now_s >= self._save_next_s:
             await self._save()
         self._paused = self._worker.paused()
         self._consumer().held_back = frozenset(map(_tp, self._paused))
@@ -221,15 +235,30 @@ class FaustJoin:
 
     async def _save(self) -> None:
         """A snapshot, then the offsets; numbered steps in `join_worker`."""
+        begun_s = time.monotonic()
         offsets = await self._on_thread(self._worker.save)
-        self._saved_s = time.monotonic()
-        why = await self._consumer().try_commit({_tp(name): at for name, at in offsets.items()}) if offsets else None
-        if why is None:
+        ended_s = time.monotonic()
+        interval_s = self._settings.kafka.snapshot_interval_ms / 1_000
+        self._save_next_s = ended_s + max(interval_s, (ended_s - begun_s) / _SNAPSHOT_SHARE)
+        self._why = (
+            await self._consumer().try_commit({_tp(name): at for name, at in offsets.items()}) if offsets else None
+        )
+        if self._why is None:
             self._committed_s = time.monotonic()
-        elif (
-            time.monotonic() - self._committed_s > _STILL_INTERVALS * self._settings.kafka.snapshot_interval_ms / 1_000
-        ):
-            self._tell(f"nothing could be committed for {time.monotonic() - self._committed_s:.0f} s: {why}")
+
+    @property
+    def commit_age_s(self) -> float:
+        """How long it is that everything was committed."""
+        return time.monotonic() - self._committed_s
+
+    def _watch(self) -> None:
+        """On a thread of its own: tells a person when commits stop, whatever it is that stopped them."""
+        still_s = max(_STILL_INTERVALS * self._settings.kafka.snapshot_interval_ms / 1_000, _LEAST_STILL_S)
+        while not self._watched.wait(still_s / 3):
+            if self.commit_age_s > still_s and self._wanted:
+                self._tell(
+                    f"nothing could be committed for {self.commit_age_s:.0f} s ({self._why or 'the brokers do not answer'}): what comes is held back, nothing is lost"
+                )
 
     async def _on_revoked(self, app: Any, *revoked: Any, signal: Any, **options: Any) -> None:
         """Before others may take over: a snapshot and its offsets, then everything is let go."""

@@ -125,8 +125,8 @@ class JoinSnapshots:
         why = "; ".join(wrong) or f"of {len(found)} there, none is that far"
         raise SnapshotError(
             f"join partition {p} of {self._model} cannot be taken over: its group has committed {told}, and there is no whole snapshot at or past that "
-            f"({why}). Give --store the place where the workers before kept them; if that is lost, what was open is too: set the group back to the "
-            "earliest offsets (kafka-consumer-groups --reset-offsets --to-earliest) and delete what is left there; what is emitted twice is learned once"
+            f"({why}). Give --store the place where the workers before kept them; if that is lost, begin anew: stop the workers, "
+            f"delete the group (kafka-consumer-groups --delete --group {self._model}.join), and what is left of the snapshots; what is emitted again is learned once"
         )
 
     def _read(self, p: int, name: Name) -> JoinerSnapshot:

@@ -58,7 +58,7 @@ def test_the_newest_at_or_past_what_is_committed_wins(shelf: Shelf) -> None:
     assert found(None, None, None) == (30, 5, 2)  # a crash before the first commit
     assert found(20, 8, 2) == (20, 8, 2)  # the one that has read more has not read what is committed of the clicks
     with pytest.raises(
-        SnapshotError, match=r"join partition 3 of m cannot be taken over.* of 3 there, none is that far"
+        SnapshotError, match=r"join partition 3 of m cannot be taken over.*of 3 there, none is that far"
     ):
         found(31, 5, 2)
 
