@@ -35,9 +35,11 @@ lint: $(READY)  ## style, types, and who may import whom
 bench: $(READY)  ## speed and memory beside the baselines, as ratios (minutes; wants a quiet machine)
 	$(BIN)/python tests/bench/run.py
 
-chaos: $(READY)  ## run and train killed, paused and restarted under load, fifty rounds each (half an hour; wants KAFKA_HOME or Docker)
-	$(BIN)/python tests/chaos/run_chaos.py --rounds 50
-	$(BIN)/python tests/chaos/run_chaos.py --rounds 50 --of train
+chaos: $(READY)  ## processes killed, stopped and restarted at random under load, on a real broker (an hour; ROUNDS=50)
+	$(BIN)/python tests/chaos/run_chaos.py --rounds $(or $(ROUNDS),50)
+	$(BIN)/python tests/chaos/run_chaos.py --rounds $(or $(ROUNDS),50) --of train
+	PYTHONPATH=tests $(BIN)/python tests/chaos/join_chaos.py --rounds $(or $(ROUNDS),50)
+
 
 clean:  ## remove the virtual environment, caches and the demo
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

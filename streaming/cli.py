@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from streaming.cli_backfill import backfill
+from streaming.cli_join import join
 from streaming.cli_kafka import produce, topics
 from streaming.cli_run import run, train
 from streaming.cli_weights import Json, Run, weights
@@ -30,6 +31,7 @@ app.add_typer(topics, name="topics")
 app.command()(backfill)
 app.command()(run)
 app.command()(train)
+app.command()(join)
 app.command()(produce)
 
 Log = Annotated[Path, typer.Argument(help="Directory with impressions, clicks and conversions.", metavar="LOG")]

@@ -31,7 +31,7 @@ def backfill(
 ) -> None:
     """Teach RUN what came too late, and take back the labels that were wrong; then `replay --resume` goes on from there."""
     from streaming.backfill import Backfill
-    from streaming.run import CrashAt
+    from streaming.crashing import CrashAt
     from streaming.standing_run import StandingRun
 
     standing = StandingRun(run, at_step=CrashAt(os.environ))

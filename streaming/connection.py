@@ -49,6 +49,13 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_poll_records: int = 5_000  # of one look; more cost memory and gain nothing
     fetch_max_bytes: int = 16_777_216  # 16 MiB of one answer of a broker
     max_partition_fetch_bytes: int = 1_048_576  # 1 MiB of one partition; at least the largest record
+    session_timeout_ms: int = (
+        45_000  # join: a worker that says nothing for this long is taken for dead; brokers allow 6 s to 30 min
+    )
+    snapshot_interval_ms: int = (
+        10_000  # join: how much, in processing time, a worker that takes over may have to read again
+    )
+    snapshots_kept: int = 3  # join: of each partition
 
     def topic(self, stem: str) -> str:
         """What the topic of a stem is called.

@@ -69,7 +69,7 @@ class LiveSource:
     ) -> None:
         self._polls, self._tap = polls, tap
         self._places = dict(places)
-        self._joined = [_JoinPartition(p, partitions, settings) for p in range(partitions)]
+        self._joined = [PolledPartition(p, partitions, settings) for p in range(partitions)]
         self._p_of = {name: joined.p for joined in self._joined for name in joined.names}
 
     @property
@@ -137,7 +137,7 @@ class _Block(NamedTuple):
     refused: list[Refused]
 
 
-class _JoinPartition:
+class PolledPartition:
     """One join partition: the partitions of one number of the three topics."""
 
     def __init__(self, p: int, count: int, settings: Settings) -> None:

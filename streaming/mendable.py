@@ -9,10 +9,12 @@ def mendable() -> tuple[type[Exception], ...]:
     from streaming.adapters.directory import DirectoryError
     from streaming.adapters.files import LogError
     from streaming.adapters.ingest_process import IngestProcessError
+    from streaming.adapters.join_snapshots import SnapshotError
     from streaming.adapters.kafka_connection import BrokerError
     from streaming.adapters.run_directory import RunDirectoryError
     from streaming.adapters.tape import TapeError
     from streaming.checkpoint import CutError
+    from streaming.join_worker import JoinError
     from streaming.lab.compare.files import ResultsError
     from streaming.lab.explain import ExplainError
     from streaming.lab.importers import SourceError
@@ -23,5 +25,5 @@ def mendable() -> tuple[type[Exception], ...]:
 
     return (
         DamagedWeightsError, DirectoryError, IngestProcessError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, OSError,
+        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, JoinError, SnapshotError, OSError,
     )  # fmt: skip

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from streaming.adapters.cut_directory import CutDirectory
 from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
 from streaming.checkpoint import Cut
+from streaming.crashing import CrashAt
 from streaming.examples import Kind
 from streaming.features import FeatureReader
 from streaming.label import check_kinds
@@ -138,19 +137,3 @@ def refuse_unusable(settings: Settings) -> None:
         raise SettingsError(
             f"network.device must be one that torch finds here, cpu say (got {settings.network.device!r}): {why}"
         ) from error
-
-
-class CrashAt:
-    """Kills this process, as `kill -9` would, at a numbered step of a cut."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        step, _, occurrence = environ.get("AFTERCLICK_CRASH_AT", "").partition("@")
-        self._step = int(step) if step else None
-        self._left = int(occurrence or 1)
-
-    def __call__(self, number: int) -> None:
-        """Dies here if it is this step's turn."""
-        if number == self._step:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)

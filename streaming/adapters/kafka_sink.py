@@ -9,6 +9,7 @@ import threading
 
 import kafka
 import kafka.errors
+from kafka.producer.future import RecordMetadata
 
 from streaming.adapters.kafka_connection import BrokerError, connected, reaching
 from streaming.connection import Credentials, Kafka
@@ -37,6 +38,7 @@ class KafkaSink:
         self._partitions: dict[str, int] = {}
         self._sent = 0  # since the last flush
         self._failed: list[tuple[str, BaseException]] = []
+        self._ends: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()  # deliveries are told of by the client's own thread
         self._producer = connected(
             kafka.KafkaProducer,
@@ -83,6 +85,8 @@ class KafkaSink:
             with reaching(self._settings, self._secret, f"append to {topic}"):
                 raise error
         future.add_errback(self._on_failure, topic)
+        if partition is not None:
+            future.add_callback(self._on_delivery)
         self._sent += 1
         if self._sent >= _UNDELIVERED or self._failed:
             self.flush()
@@ -91,6 +95,15 @@ class KafkaSink:
         """Appends lines, a record each."""
         for line in data.removesuffix(b"\n").split(b"\n"):
             self.send(stem, line)
+
+    def end(self, stem: str, partition: int) -> int | None:
+        """The offset after the last record that was sent to this very partition and acknowledged; None if there was none yet."""
+        with self._lock:
+            return self._ends.get((self._settings.topic(stem), partition))
+
+    def _on_delivery(self, metadata: RecordMetadata) -> None:
+        with self._lock:
+            self._ends[metadata.topic, metadata.partition] = metadata.offset + 1
 
     def _on_failure(self, topic: str, error: BaseException) -> None:
         with self._lock:

@@ -68,6 +68,26 @@ class RunCollector(Collector):
         yield from _delays(metrics)
 
 
+class JoinCollector(RunCollector):
+    """Shows the figures of a worker of the join; those of learning stay at 0.
+
+    Args:
+        read: the newest metrics. clock: processing time, UTC epoch milliseconds.
+        commit_age: seconds since everything was committed.
+    """
+
+    def __init__(
+        self, read: Callable[[], RunMetrics], *, clock: Callable[[], int], commit_age: Callable[[], float]
+    ) -> None:
+        super().__init__(read, clock=clock)
+        self._commit_age = commit_age
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of a run, and the age of the last commit."""
+        yield from super().collect()
+        yield from _gauge("join_commit_age_seconds", "Time since all that was read was committed.", self._commit_age())
+
+
 def _gauge(name: str, meaning: str, value: float | None) -> Iterator[Metric]:
     if value is not None and math.isfinite(value):
         yield GaugeMetricFamily(f"afterclick_{name}", meaning, value=value)

@@ -1,0 +1,323 @@
+"""Join partitions shared out among workers by Faust: who holds which, records from its consumer, offsets back. Decides nothing about records.
+
+Of Faust: group membership, assignment, fetching. Not: tables, windows, joins, its producer, its acks. What else it would do, and what is done:
+
+    it acks an event whose agent failed       its acks are off; offsets are committed after the snapshot that holds their records
+    a failed commit counts as one             our own commit, whose failure changes nothing: the next snapshot's covers it
+    an exception restarts the agent           it ends the worker, without a snapshot; another goes on from the last
+    a stream waits for a record               idle ticks come to the agent between its takes: it is the one writer
+    it reads what transactions took back      its consumer is made to read what is committed
+    topics of unequal size are dealt apart    refused at start and at each assignment
+    its buffers outlive a rebalance           records of another generation are passed over; the first of a stream must follow on what was read
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import faust
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streaming.adapters.faust_connection import faust_options
+from streaming.connection import Credentials
+from streaming.events import RecordKind
+from streaming.join_worker import JoinError, JoinWorker
+from streaming.metrics import RunMetrics
+from streaming.records import PolledRecord
+from streaming.settings import Settings
+
+TAKE_WITHIN_S = 0.1
+"""How long a take waits for more records: latency against blocks of few examples."""
+
+_FETCH_WAIT_MS = 100
+"""A broker answers one request at a time: a partition that is resumed waits for as long as those at their end are waited for."""
+
+_STILL_INTERVALS, _LEAST_STILL_S = 6, 30.0
+"""Snapshots, and time, in which nothing could be committed before a person is told."""
+
+_SNAPSHOT_SHARE = 0.1
+"""Of the time, for snapshots, at most: where state is large they come less often."""
+
+_END_WITHIN_S = 20.0
+"""How long a worker that has failed may take to leave its group before it is ended."""
+
+Answer = TypeVar("Answer")
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer, which reads only what was committed, and whose commits may fail."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # Faust sets both, and asks nobody
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
+        """Commits; why not, if it could not: another holds the partitions by now, or the brokers are away."""
+        told = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
+        try:
+            await self._ensure_consumer().commit(told)
+        except (KafkaError, IllegalStateError) as error:
+            return str(error) or type(error).__name__
+        return None
+
+
+class _Consumer(driver.Consumer):
+    """Faust's, with a pause of our own: what Faust has fetched of a partition when it is paused, it throws away."""
+
+    held_back: frozenset[TP] = frozenset()
+
+    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
+        """See `_Thread.try_commit`."""
+        assert isinstance(self._thread, _Thread)
+        why: str | None = await self._thread.call_thread(self._thread.try_commit, offsets)
+        return why
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        wanted = (active_partitions or set()) - self.held_back
+        if not wanted:  # to the client none is all
+            await asyncio.sleep(_FETCH_WAIT_MS / 1_000)
+            return {}
+        return await self._thread.getmany(wanted, _FETCH_WAIT_MS / 1_000)
+
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(driver.Transport):
+    Consumer = _Consumer
+
+
+class FaustJoin:
+    """A worker that shares the join with others of its group.
+
+    Args:
+        settings: which brokers and topics. secret: who asks. group: what the workers are called together.
+        worker: what holds partitions; it is called by one thread at a time.
+        tell: is told, in words, what a person should know.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        secret: Credentials,
+        group: str,
+        worker: JoinWorker,
+        *,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._settings, self._worker, self._tell = settings, worker, tell
+        self._topics = [settings.kafka.topic(kind.stem) for kind in RecordKind]
+        self._thread = ThreadPoolExecutor(1, "join")
+        self._lock = asyncio.Lock()
+        self._wanted: frozenset[int] = frozenset()
+        self._generation = -1
+        self._paused: frozenset[str] = frozenset()
+        self._failure: BaseException | None = None
+        self._is_ended = False
+        self._save_next_s = self._committed_s = self._looked_s = time.monotonic()
+        self._why: str | None = None
+        self._watched = threading.Event()
+        self._look_every_s = min(max(settings.event_time.idle_timeout_ms / 3_000, 0.1), 5.0)
+        self.metrics = RunMetrics()
+        """What was counted by a moment ago."""
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="afterclick-join-"
+        )  # Faust wants one, and keeps nothing in it
+        self._app = faust.App(group, datadir=self._folder.name, **faust_options(settings.kafka, secret))
+        self._app.transport = _Transport(self._app.conf.broker_consumer, self._app)
+        topic = self._app.topic(
+            *self._topics,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            acks=False,
+            allow_empty=True,
+        )
+        self._app.agent(topic, name="join", concurrency=1)(self._work)
+        signals: Any = self._app  # their types say less than they take
+        signals.on_partitions_revoked.connect(self._on_revoked)
+        signals.on_partitions_assigned.connect(self._on_assigned)
+        signals.on_before_shutdown.connect(self._on_shutdown)
+
+    def run(self) -> None:
+        """Works until it is told to stop (SIGINT, SIGTERM).
+
+        Raises:
+            JoinError: Faust has ended, or what a partition needs is not there. And whatever else ended it.
+        """
+        worker = faust.Worker(self._app, loglevel="ERROR", redirect_stdouts=False, quiet=True)
+        worker.spinner = None
+        threading.Thread(target=self._watch, daemon=True).start()
+        code: object = 0
+        try:
+            worker.execute_from_commandline()
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            self._watched.set()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._folder.cleanup()
+        if self._failure is not None:
+            raise self._failure
+        if code or worker.crash_reason or self._app.crash_reason:
+            reason = worker.crash_reason or self._app.crash_reason or "its log says why"
+            raise JoinError(
+                f"Faust has ended ({reason}): look whether {', '.join(self._settings.kafka.bootstrap_servers)} answers, then start the worker again; "
+                "it goes on from its snapshot"
+            )
+
+    async def _work(self, stream: Any) -> None:
+        """The agent, and the one writer: records as they come, and ticks where none do."""
+        takes = stream.noack_take(self._settings.kafka.max_poll_records, within=TAKE_WITHIN_S)
+        taking: asyncio.Task[Any] | None = None
+        try:
+            while not self._is_ended:
+                if taking is None:
+                    taking = asyncio.ensure_future(anext(takes))
+                await asyncio.wait({taking}, timeout=self._settings.kafka.poll_timeout_ms / 1_000)
+                events = []
+                if taking.done():
+                    events, taking = taking.result(), None
+                async with self._lock:
+                    if not self._is_ended:
+                        await self._turn(events)
+        except StopAsyncIteration:
+            return  # Faust has stopped the stream
+        except Exception as error:
+            self._end(error)
+        finally:
+            if taking is not None:
+                taking.cancel()
+                await asyncio.gather(taking, return_exceptions=True)
+
+    async def _turn(self, events: Iterable[Any]) -> None:
+        generation = self._generation
+        records: dict[str, list[PolledRecord]] = {}
+        for event in events:
+            message = event.message
+            if message.generation_id == generation:
+                name = f"{message.topic}[{message.partition}]"
+                records.setdefault(name, []).append((message.offset, message.key, message.value))
+        now_s = time.monotonic()
+        is_look = now_s - self._looked_s >= self._look_every_s
+        await self._on_thread(lambda: self._do(records, is_look=is_look))
+        if now_s >= self._save_next_s:
+            await self._save()
+        self._paused = self._worker.paused()
+        self._consumer().held_back = frozenset(map(_tp, self._paused))
+
+    def _do(self, records: dict[str, list[PolledRecord]], *, is_look: bool) -> None:
+        """On the thread of the worker."""
+        for p in sorted(self._wanted - self._worker.held):
+            self._worker.hold(p)
+        now_ms = time.time_ns() // 1_000_000
+        if records:
+            self._worker.take(records, now_ms)
+        if is_look:
+            monotonic_ms = time.monotonic_ns() // 1_000_000
+            self._worker.look(paused=self._paused, now_ms=now_ms, monotonic_ms=monotonic_ms)
+            self._looked_s = time.monotonic()
+        self.metrics = self._worker.metrics()
+
+    async def _save(self) -> None:
+        """A snapshot, then the offsets; numbered steps in `join_worker`."""
+        begun_s = time.monotonic()
+        offsets = await self._on_thread(self._worker.save)
+        ended_s = time.monotonic()
+        interval_s = self._settings.kafka.snapshot_interval_ms / 1_000
+        self._save_next_s = ended_s + max(interval_s, (ended_s - begun_s) / _SNAPSHOT_SHARE)
+        self._why = (
+            await self._consumer().try_commit({_tp(name): at for name, at in offsets.items()}) if offsets else None
+        )
+        if self._why is None:
+            self._committed_s = time.monotonic()
+
+    @property
+    def commit_age_s(self) -> float:
+        """How long it is that everything was committed."""
+        return time.monotonic() - self._committed_s
+
+    def _watch(self) -> None:
+        """On a thread of its own: tells a person when commits stop, whatever it is that stopped them."""
+        still_s = max(_STILL_INTERVALS * self._settings.kafka.snapshot_interval_ms / 1_000, _LEAST_STILL_S)
+        while not self._watched.wait(still_s / 3):
+            if self.commit_age_s > still_s and self._wanted:
+                self._tell(
+                    f"nothing could be committed for {self.commit_age_s:.0f} s ({self._why or 'the brokers do not answer'}): what comes is held back, nothing is lost"
+                )
+
+    async def _on_revoked(self, app: Any, *revoked: Any, signal: Any, **options: Any) -> None:
+        """Before others may take over: a snapshot and its offsets, then everything is let go."""
+        await self._let_go()
+
+    async def _on_shutdown(self, app: Any, *nothing: Any, signal: Any, **options: Any) -> None:
+        await self._let_go()
+        self._is_ended = True
+
+    async def _let_go(self) -> None:
+        async with self._lock:
+            self._wanted, self._generation, self._paused = frozenset(), -1, frozenset()
+            if self._failure is None and not self._is_ended:
+                try:
+                    await self._save()
+                    await self._on_thread(self._worker.drop)
+                except Exception as error:
+                    self._end(error)
+
+    async def _on_assigned(self, app: Any, *told: Any, signal: Any, **options: Any) -> None:
+        """What is to be held; the agent takes it over before it takes records, so that heartbeats do not wait for it."""
+        assigned: set[TP] = told[0]
+        dealt = {topic: frozenset(tp.partition for tp in assigned if tp.topic == topic) for topic in self._topics}
+        if len(set(dealt.values())) > 1:
+            each = ", ".join(f"{sorted(ps)} of {topic}" for topic, ps in dealt.items())
+            self._end(
+                JoinError(
+                    f"a worker must be dealt the same partitions of all three topics (got {each}): they must have equally many"
+                )
+            )
+            return
+        async with self._lock:
+            self._wanted, self._generation = dealt[self._topics[0]], self._app.consumer_generation_id
+
+    def _end(self, error: BaseException) -> None:
+        """Ends the worker without a snapshot; what it has emitted since the last is known from the topic."""
+        if self._failure is not None:
+            return
+        self._failure, self._is_ended = error, True
+        os.kill(os.getpid(), signal.SIGTERM)  # Faust's own way out: it leaves the group
+
+        def end() -> None:
+            print(f"afterclick: error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+        timer = threading.Timer(_END_WITHIN_S, end)
+        timer.daemon = True
+        timer.start()
+
+    def _consumer(self) -> _Consumer:
+        consumer = self._app.consumer
+        assert isinstance(consumer, _Consumer)
+        return consumer
+
+    def _on_thread(self, do: Callable[[], Answer]) -> Awaitable[Answer]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, do)
+
+
+def _tp(name: str) -> TP:
+    topic, _, number = name[:-1].rpartition("[")
+    return TP(topic, int(number))

@@ -1,0 +1,117 @@
+"""One `afterclick join` worker beside a Faust agent that does nothing but count: events a second, each with the whole backlog before it.
+
+    PYTHONPATH=tests faust_join.py [--impressions N]        wants a broker: AFTERCLICK_TEST_KAFKA, or KAFKA_HOME and java
+
+Both read the same records, in blocks, from one broker on this machine. The rate of the join is from its first record to its last, snapshots and
+commits in between; that of the counting agent likewise. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import msgspec
+from join_faults import JoinRun
+from services import Server, free_ports, kafka_server
+
+from streaming.connection import Kafka
+from streaming.events import RecordKind
+from streaming.lab.world import World, generate
+from streaming.settings import Settings, load
+
+NOOP = Path(__file__).parent / "baselines" / "faust_noop.py"
+PARTITIONS = 3
+
+
+def main() -> None:
+    """Makes a log, feeds it into topics, lets each read it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--impressions", type=int, default=150_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="join_bench_") as told:
+        folder = Path(told)
+        generate(folder / "log", World(impressions=arguments.impressions, days=7.0))
+        kafka = kafka_server(folder / "kafka", os.environ)
+        try:
+            settings = msgspec.structs.replace(
+                load(folder / "log" / "settings.toml", {}),
+                kafka=Kafka(bootstrap_servers=(kafka.bootstrap,), model="bench", partitions=PARTITIONS),
+            )
+            run = JoinRun(folder / "run", settings, folder / "log")
+            try:
+                run.feed()
+                events = sum(end for _, end in run.offsets.bounds(run.streams()).values())
+                shown = [f"{settings.kafka.topic('impressions')}[{p}]" for p in range(PARTITIONS)]
+                noop = rate_of_noop(kafka, settings, sum(end for _, end in run.offsets.bounds(shown).values()))
+                join = rate_of_join(run, events)
+            finally:
+                run.close()
+        finally:
+            kafka.close()
+    print(
+        json.dumps(
+            {
+                "bench": "faust_join",
+                "events": events,
+                "noop_events_per_second": round(noop),
+                "join_events_per_second": round(join),
+                "ratio": round(join / noop, 3),
+            }
+        )
+    )
+
+
+def rate_of_noop(kafka: Server, settings: Settings, records: int) -> float:
+    """What the counting agent says once it has counted all of a topic."""
+    environ = os.environ | {"BROKER": kafka.bootstrap, "TOPIC": settings.kafka.topic(RecordKind.IMPRESSION.stem)}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "faust", "-A", "faust_noop", "--datadir", folder, "worker", "-l", "error"]
+        agent = subprocess.Popen(command, cwd=NOOP.parent, env=environ, stdout=subprocess.PIPE, text=True)
+        try:
+            assert agent.stdout is not None
+            for line in agent.stdout:
+                if line.startswith("{") and (told := json.loads(line))["records"] >= records:
+                    return float(told["records_per_second"])
+        finally:
+            agent.send_signal(signal.SIGKILL)
+            agent.wait()
+    raise SystemExit("the counting agent ended")
+
+
+def rate_of_join(run: JoinRun, events: int) -> float:
+    """Records taken by the worker's own count, over the time from the first to the last."""
+    port = free_ports(1)[0]
+    run.start(options=("--worker-port", str(port)))
+    first: tuple[float, int] | None = None
+    while True:
+        time.sleep(0.1)
+        now, count = time.monotonic(), events_at(port)
+        if count and first is None:
+            first = now, count
+        if first is not None and count >= events:
+            return (count - first[1]) / (now - first[0])
+        if run.workers[0].poll() is not None:
+            raise SystemExit(f"the worker ended: {run.said(0)}")
+
+
+def events_at(port: int) -> int:
+    """What the metrics of a worker say; 0 while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return 0
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("afterclick_events_total{"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""A join on a real broker that tests may hurt: workers as processes of their own, records that keep coming, and what must be there in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from brokers import NOBODY, settings_on
+from services import Server
+from worlds import small_settings
+
+from streaming.adapters.kafka_feed import KafkaFeed
+from streaming.adapters.kafka_offsets import KafkaOffsets
+from streaming.adapters.kafka_sink import KafkaSink
+from streaming.adapters.kafka_topics import create_topics
+from streaming.events import RecordKind
+from streaming.example_blocks import decode_block
+from streaming.examples import Example
+from streaming.ingest import Ingest
+from streaming.joiner import identity_of
+from streaming.log_source import LogSource
+from streaming.settings import Settings, dump
+
+PATIENCE_S = 90.0
+
+
+def join_settings(kafka: Server, log: Path, *, partitions: int, **broker: Any) -> Settings:
+    """Of a small log, with topics of their own, streams that are soon idle, and dead workers that are soon missed."""
+    told = {"session_timeout_ms": 6_000, "snapshot_interval_ms": 500} | broker
+    own = settings_on(kafka, partitions=partitions, **told)
+    settings = small_settings(
+        log,
+        labels={"method": "survival"},
+        event_time={"idle_timeout_ms": 500, "stall_hold_ms": 1},
+    )
+    return msgspec.structs.replace(settings, kafka=own.kafka)
+
+
+class JoinRun:
+    """Workers of one group.
+
+    Args:
+        folder: for settings, snapshots and what the workers say. settings: of the model. log: what is fed in. store: of the snapshots.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, log: Path, *, store: str | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self.settings, self._log = folder, settings, log
+        self._store = store or str(folder / "store")
+        self.config = folder / "join.toml"
+        self.config.write_text(dump(settings), encoding="utf-8")
+        self.workers: list[subprocess.Popen[bytes]] = []
+        create_topics(settings, NOBODY)
+        self.offsets = KafkaOffsets(settings, NOBODY, f"{settings.kafka.model}.join")
+        self._feeding: threading.Thread | None = None
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGCONT)
+                worker.kill()
+                worker.wait()
+        if self._feeding is not None:
+            self._feeding.join()
+        self.offsets.close()
+
+    def start(self, environ: Mapping[str, str] | None = None, *, options: Sequence[str] = ()) -> int:
+        """A worker more; its number."""
+        command = [sys.executable, "-c", "from streaming.cli import main; main()", "join"]
+        command += ["--config", str(self.config), "--store", self._store, *options]
+        number = len(self.workers)
+        with (self._folder / f"worker{number}.log").open("wb") as said:
+            environment = os.environ | dict(environ or {})
+            self.workers.append(subprocess.Popen(command, stdout=said, stderr=said, env=environment))
+        return number
+
+    def signal(self, number: int, by: signal.Signals) -> None:
+        self.workers[number].send_signal(by)
+        if by == signal.SIGKILL:
+            self.workers[number].wait()
+
+    def said(self, number: int) -> str:
+        return (self._folder / f"worker{number}.log").read_text(errors="replace")
+
+    def feed(self, seconds: float = 0.0) -> None:
+        """The whole log into the topics, spread over so many seconds; returns at once if there are any."""
+        everything = list(LogSource(self._log, self.settings, block_bytes=4_096))
+
+        def work() -> None:
+            sink = KafkaSink(self.settings.kafka, NOBODY)
+            feed = KafkaFeed(sink, self.settings.kafka)
+            begun = time.monotonic()
+            for number, arrivals in enumerate(everything):
+                feed.produce(arrivals)
+                time.sleep(max(0.0, begun + seconds * number / len(everything) - time.monotonic()))
+            sink.flush()
+            sink.close()
+
+        if seconds:
+            self._feeding = threading.Thread(target=work)
+            self._feeding.start()
+        else:
+            work()
+
+    def until(self, is_so: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_so():
+            if time.monotonic() > deadline:
+                told = "\n".join(
+                    f"worker {number}: {self.said(number)[-1_500:]}" for number in range(len(self.workers))
+                )
+                raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}\n{told}")
+            time.sleep(0.2)
+
+    def streams(self) -> list[str]:
+        names = [self.settings.kafka.topic(kind.stem) for kind in RecordKind]
+        return [f"{name}[{p}]" for name in names for p in range(self.settings.kafka.partitions)]
+
+    def is_committed(self) -> bool:
+        """Whether all that was fed is in snapshots, and was committed."""
+        if self._feeding is not None and self._feeding.is_alive():
+            return False
+        bounds = self.offsets.bounds(self.streams())
+        committed = self.offsets.committed(self.streams())
+        return all((committed[name] or 0) >= end for name, (_, end) in bounds.items())
+
+    def settle(self) -> None:
+        """Waits until all is committed and every partition has come as far as it will."""
+        self.until(self.is_committed, "all committed")
+        seen: list[Any] = [None]
+        since = [time.monotonic()]
+
+        def is_still() -> bool:
+            found = self.ends()
+            if found != seen[0]:
+                seen[0], since[0] = found, time.monotonic()
+            return time.monotonic() - since[0] > 2.5
+
+        self.until(is_still, "no more blocks come")
+
+    def examples_topics(self) -> list[str]:
+        topic = self.settings.kafka.topic("examples")
+        return [f"{topic}[{p}]" for p in range(self.settings.kafka.partitions)]
+
+    def ends(self) -> dict[str, int]:
+        return {name: end for name, (_, end) in self.offsets.bounds(self.examples_topics()).items()}
+
+    def emitted(self) -> tuple[list[Example], list[int | None]]:
+        """All examples in the topic in order of p and offset, and the watermark that each p has reached."""
+        examples: list[Example] = []
+        reached: list[int | None] = []
+        for p, name in enumerate(self.examples_topics()):
+            known: list[int] = []
+            for _, value in self.offsets.records(name, 0, self.ends()[name]):
+                block, some = decode_block(value or b"")
+                assert block.p == p
+                examples += some
+                known += [] if block.watermark_ms is None else [block.watermark_ms]
+            reached.append(max(known, default=None))
+        return examples, reached
+
+
+def row_of(example: Example) -> tuple[Any, ...]:
+    """All that an example says, but for the partition that it came by."""
+    facts = example.kind, example.due_ms, example.click_ms, example.conversion_ms, example.converted, example.value
+    return *identity_of(example), *facts, bytes(example.impression.features)
+
+
+def replayed(log: Path, settings: Settings) -> list[Example]:
+    """What a replay of the log gives."""
+    groups = (
+        group for delivery in Ingest(settings, LogSource(log, settings)).deliveries() for group in delivery.groups
+    )
+    return [example for group in groups for example in group.examples]
+
+
+def assert_as_replayed(run: JoinRun, log: Path) -> Counter[str]:
+    """The examples by identity are those of a replay, as far as every partition has come; how often each was appended is told."""
+    examples, reached = run.emitted()
+    assert None not in reached
+    reached_ms = min(ms for ms in reached if ms is not None)
+    wanted = {row_of(example) for example in replayed(log, run.settings) if example.due_ms < reached_ms}
+    found = {row_of(example) for example in examples if example.due_ms < reached_ms}
+    assert len(wanted) > 1_000
+    assert wanted - found == set()  # none lost
+    assert found - wanted == set()  # none made up, or labelled otherwise
+    assert len({identity_of(example) for example in examples}) == len({row_of(example) for example in examples})
+    return Counter({"appended": len(examples), "different": len({identity_of(example) for example in examples})})
