@@ -52,13 +52,13 @@ class Versions:
         base, self._base = self._base, None
         is_due = manifest.version - self._snapshot_version >= self._snapshot_every
         if base is None or base.epoch != manifest.epoch or snapshot or is_due:
-            return self._weights(manifest, self._learner.published() | others)
+            return self._weights(manifest, self._learner.published() | dict(others))
         tensors = self._learner.published_since(self._base_step)
         if self._epsilon > 0:
             tensors = self._moved(tensors)
         tensors |= {f"{name.removesuffix('.ids')}.gone": ids for name, ids in gone.items()}
         manifest = msgspec.structs.replace(manifest, kind="delta", base_epoch=base.epoch, base_version=base.version)
-        return self._weights(manifest, tensors | others)
+        return self._weights(manifest, tensors | dict(others))
 
     def published(self, weights: Weights) -> None:
         """Takes note that the version made last, this one, is there to be a base."""

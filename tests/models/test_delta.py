@@ -24,7 +24,7 @@ FEATURES = (Feature(name="user", kind="categorical"), Feature(name="item", kind=
 def learner(max_rows=None):
     return Learner(
         FEATURES,
-        network=Network(towers=(4,), embedding_width=2, threads=1, max_rows=max_rows),
+        network=Network(towers=(), embedding_width=2, threads=1, max_rows=max_rows),
         optimizer=Optimizer(embedding_learning_rate=0.1),
         safeguards=Safeguards(),
         labels=Labels(),
