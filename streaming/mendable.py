@@ -12,6 +12,7 @@ def mendable() -> tuple[type[Exception], ...]:
     from streaming.adapters.run_directory import RunDirectoryError
     from streaming.adapters.tape import TapeError
     from streaming.checkpoint import CutError
+    from streaming.gate import VersionRefusedError
     from streaming.lab.compare.files import ResultsError
     from streaming.lab.explain import ExplainError
     from streaming.lab.importers import SourceError
@@ -23,5 +24,5 @@ def mendable() -> tuple[type[Exception], ...]:
 
     return (
         DamagedWeightsError, TargetError, IngestProcessError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, OSError,
+        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, VersionRefusedError, OSError,
     )  # fmt: skip

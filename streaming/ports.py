@@ -105,6 +105,9 @@ class Publisher(Protocol):
             StaleVersionError, GapError, HeldError: it was refused, and nothing was changed.
         """
 
+    def keep_refused(self, published: Published, why: str) -> None:
+        """Keeps a version that must not be served, and why."""
+
     @property
     def needs_snapshot(self) -> bool:
         """Whether the next version must be a snapshot: somewhere its base would be missing."""

@@ -7,6 +7,7 @@ weights/
         manifest.sha256          the digest of manifest.json, as `sha256sum -c` reads it
         dense.safetensors, rows.safetensors
     epochs/000001                one empty file for every run that ever began
+    refused/NAME/                versions that the gate refused; reason.txt says why
     held                         why publishing is held, while it is
     lock                         held while `current` moves
 """
@@ -133,6 +134,26 @@ class DirectoryPublisher:
         for old in there:
             if old < name and old not in kept:
                 _delete(self._path, old)
+
+    def keep_refused(self, published: Published, why: str) -> None:
+        """Keeps a version that must not be served under `refused/`, the newest few of them, with the reason in `reason.txt`."""
+        refused = self._path / "refused"
+        with naming(refused, "keep a refused version"):
+            refused.mkdir(exist_ok=True)
+            manifest = encode_manifest(published.manifest)
+            files = {
+                **published.parts,
+                MANIFEST: manifest,
+                DIGEST: digest_line(manifest),
+                "reason.txt": f"{why}\n".encode(),
+            }
+            kept = refused / published.manifest.name
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir()
+            for file, data in files.items():
+                _write_file(kept / file, data)
+            for old in sorted(path.name for path in refused.iterdir())[: -self._versions_kept]:
+                shutil.rmtree(refused / old)
 
     def hold(self, why: str) -> None:
         """Refuses every further version, until `release`."""

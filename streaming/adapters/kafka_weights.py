@@ -37,6 +37,7 @@ from streaming.connection import Credentials, Kafka
 from streaming.ports import GapError, HeldError, StaleVersionError, TargetError
 
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
+_SHORT = ("epoch", "held", "current")
 _TRIES = 5  # to begin anew, where two begin at one moment and fence each other
 _POLL_MS = 500
 _PATIENCE = 20  # polls without a record, before a broker is said not to answer
@@ -106,7 +107,7 @@ class _Topic:
     def _note(self, record: Any) -> None:
         key, value = record.key.decode(), record.value or b""
         name, _, chunk = key.partition("/")
-        if key in ("epoch", "held", "current"):
+        if key in _SHORT:
             is_older = key == "current" and self.short.get(key, b"") > value  # readers never go back
             self.short[key] = self.short[key] if is_older else value
         elif chunk and value:
@@ -210,6 +211,7 @@ class KafkaTarget:
             if self._stands(published, chunked, past_hold=past_hold):
                 return name
             if self._wrote(records + self._deletions(name), f"publish version {name}"):
+                self._topic.manifests[name] = chunked
                 return name
         raise KafkaWeightsError(
             f"{self._name}: version {name} was not written, {_TRIES} times another writer came between"
@@ -312,6 +314,9 @@ class KafkaTarget:
                 for future in sent:
                     future.get(timeout=_DELIVERY_MS / 1000)
                 self._producer.commit_transaction()
+            for key, value, _ in records:
+                if key in _SHORT:  # readers see it in a moment; who wrote it must know at once
+                    self._topic.short[key] = value or b""
         except KafkaWeightsError as error:
             self._let_go()
             if isinstance(_root(error), _FENCED):

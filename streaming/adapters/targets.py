@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from models.manifest import Published
+from streaming.adapters.directory import DirectoryPublisher
 from streaming.metrics import TargetFigures
 from streaming.ports import GapError, HeldError, StaleVersionError, Target, TargetError
 from streaming.publication import Publishing
@@ -170,7 +171,7 @@ class Targets:
 
     def __init__(
         self,
-        directory: Target,
+        directory: DirectoryPublisher,
         others: Mapping[str, Target],
         settings: Publishing,
         *,
@@ -213,6 +214,10 @@ class Targets:
         for behind in self._behind.values():
             behind.give(published)
         return name
+
+    def keep_refused(self, published: Published, why: str) -> None:
+        """Keeps a version that must not be served in the directory, and why; no other target hears of it."""
+        self._directory.keep_refused(published, why)
 
     @property
     def needs_snapshot(self) -> bool:
