@@ -87,7 +87,6 @@ class Run:
                 self.resumed_at_ms = cut.at_ms
         except BaseException:
             if self._targets is not None:
-                if self._targets is not None:
                 self._targets.close()
             self._output.close()
             raise
