@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +36,7 @@ class LiveRun(Run):
         record: directory of a tape of all that is polled; of events alone.
         of: "events" or "examples".
         environ: also holds who asks the brokers, see `credentials`.
-        out, settings: see `Run`.
+        out, settings, tell: see `Run`.
 
     Raises:
         BrokerError: the brokers or topics cannot be used. And what `Run` raises.
@@ -51,6 +51,7 @@ class LiveRun(Run):
         record: Path | None,
         environ: Mapping[str, str],
         of: Of = "events",
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         refuse_unusable(settings)
         parse_beginning(begin)
@@ -80,6 +81,7 @@ class LiveRun(Run):
                 resume=True,
                 environ=environ,
                 through=lambda output: Mirrored(output, self._sink, MIRRORED),
+                tell=tell,
             )
         except BaseException:
             self._sink.close()
