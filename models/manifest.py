@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from models.features import Columns, salt_of
+from models.likelihoods import Form
 from models.schema import Feature, Network
 
 FORMAT = 1
@@ -60,6 +61,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         settings_hash, method: of the run that taught it.
         torch_version: it was taught with.
         features, network: as in the settings; all that scoring needs to know of them.
+        form: what pCVR is made of: one head, or those of a method with a likelihood of its own (`likelihoods.py`).
+        attribution_window_ms: within which a conversion counts; `dfm` needs it to score. None: it was not told.
+        recalibrated_by: the feature whose values have maps of their own, where there are `recalibration.*`; None: no feature has.
         base_version: the version of the same epoch that this one is a delta to; None is a snapshot.
         watermark_ms: how far event time had come; None if nothing had been seen.
         offsets: how far the input was read: file or `topic[partition]` -> position.
@@ -78,6 +82,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     torch_version: str
     features: tuple[Feature, ...]
     network: Network
+    form: Form = "pairs"
+    attribution_window_ms: int | None = None
+    recalibrated_by: str | None = None
     base_version: int | None = None
     watermark_ms: int | None = None
     offsets: dict[str, int] = {}

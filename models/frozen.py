@@ -1,0 +1,226 @@
+"""A published version that scores: tables, towers, maps, and nothing that could learn; must not know a trainer, a label or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.nn.functional import embedding_bag
+
+from models.batch import Bool, Float32, Float64, Inputs, Int64
+from models.features import Columns
+from models.field_maps import FieldMaps
+from models.id_index import IdIndex
+from models.layers.input_layout import TASKS, InputLayout, bags_of
+from models.likelihoods import likelihood_of, sigmoid
+from models.manifest import DamagedWeightsError, Manifest
+from models.schema import Task
+from models.start_vectors import start_vectors
+from models.weights import Weights, tables_of
+
+_MAPS = "recalibration."
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a version says of B impressions.
+
+    Args:
+        pctr: (B,) P(click). pcvr: (B,) P(conversion | click), recalibrated where the version has maps.
+        seen, unseen: feature -> ids that were looked up, and those of them that the version has no row for. Of a bag all its ids count.
+    """
+
+    pctr: Float64
+    pcvr: Float64
+    seen: dict[str, int]
+    unseen: dict[str, int]
+
+
+class FrozenModel:
+    """Scores with one version; never changes, so that any number of threads may ask it at once.
+
+    Gives what the trainer would have predicted with these weights: to 1e-6, as sums of float32 in another order differ in their last bits.
+
+    Args:
+        weights: of a whole version. Its tensors are kept, not copied: leave them as they are.
+
+    Raises:
+        DamagedWeightsError: a tensor that scoring needs is missing, or of another shape than features and network say.
+
+    Example:
+        >>> from models.schema import Feature, Network
+        >>> manifest = Manifest(epoch=1, version=1, settings_hash="0", method="mature", torch_version="2",
+        ...                     features=(Feature(name="user", kind="categorical"),), network=Network(towers=(), embedding_width=1))
+        >>> model = FrozenModel(Weights(manifest, {
+        ...     "table_1.ids": torch.tensor([5]), "table_1.vectors": torch.ones(1, 1), "dense.entrance.bias": torch.zeros(2),
+        ...     "dense.entrance.shared.weight": torch.tensor([[1.0], [-1.0]]), "dense.entrance.ctr.weight": torch.zeros(1, 0),
+        ...     "dense.entrance.cvr.weight": torch.zeros(1, 0)}))
+        >>> users = Inputs(np.array([[5], [6]]), np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((2, 0), np.float32))
+        >>> scored = model.predict_many(users)
+        >>> scored.pctr.round(1), scored.unseen
+        (array([0.7, 0.5]), {'user': 1})
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        manifest = weights.manifest
+        self.manifest = manifest
+        self._layout = InputLayout.of(manifest.features, embedding_width=manifest.network.embedding_width)
+        columns = Columns.of(manifest.features)
+        self._singles = [feature.name for feature in columns.single]
+        self._bags = [feature.name for feature in columns.bags]
+        self._likelihood = None
+        if manifest.form != "pairs":
+            window_ms = manifest.attribution_window_ms
+            if window_ms is None:
+                raise DamagedWeightsError(
+                    f"manifest.json of version {manifest.name} lacks attribution_window_ms, which {manifest.form!r} is scored with: "
+                    "publish it again"
+                )
+            self._likelihood = likelihood_of(manifest.form, attribution_window_ms=window_ms)
+        heads = ("cvr",) if self._likelihood is None else self._likelihood.heads
+        self._towers = _Towers(weights, ("ctr", *heads), self._layout.widths)
+        tables = tables_of(weights.tensors)
+        self._tables = {
+            width: _Table(manifest, *_table(manifest, tables, width), width=width) for width in self._layout.tables
+        }
+        self._maps = None
+        if f"{_MAPS}at" in weights.tensors:
+            named = {name.removeprefix(_MAPS): tensor for name, tensor in weights.tensors.items()}
+            self._maps = FieldMaps.of_tensors(named)
+        self._field = None if manifest.recalibrated_by is None else self._singles.index(manifest.recalibrated_by)
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows in all tables."""
+        return sum(len(table.vectors) for table in self._tables.values())
+
+    def predict_many(self, inputs: Inputs) -> Scored:
+        """The scores of B impressions; B = 0 is fine."""
+        unseen = dict.fromkeys((*self._singles, *self._bags), 0)
+        x = self._embedded(inputs, unseen)
+        logits = self._towers.forward(x).to(torch.float64).numpy()  # (heads, B)
+        pcvr = sigmoid(logits[1]) if self._likelihood is None else self._likelihood.pcvr(logits[1:])
+        if self._maps is not None:
+            pcvr = self._maps.apply(pcvr, None if self._field is None else inputs.ids[:, self._field])
+        rows = len(inputs)
+        sizes = np.diff(inputs.bag_offsets[::rows]) if rows else np.zeros(len(self._bags), np.int64)
+        seen = dict.fromkeys(self._singles, rows) | dict(zip(self._bags, sizes.tolist(), strict=True))
+        return Scored(sigmoid(logits[0]), pcvr, seen, unseen)
+
+    def _embedded(self, inputs: Inputs, unseen: dict[str, int]) -> dict[Task, torch.Tensor]:
+        """Each task's input, (B, widths[task]); counts in `unseen`."""
+        rows = len(inputs)
+        x = {task: np.empty((rows, self._layout.widths[task]), np.float32) for task in TASKS}
+        for part in self._layout.parts:
+            table, into = self._tables[part.width], x[part.task][:, part.columns]
+            if part.singles:
+                is_all = len(part.singles) == inputs.ids.shape[1]  # then in order, and without a copy
+                ids = inputs.ids if is_all else inputs.ids[:, part.singles]
+                vectors, is_new = table.read(ids.reshape(-1))
+                into[:] = vectors.reshape(rows, -1)
+                if is_new is not None:
+                    counts = is_new.reshape(rows, -1).sum(axis=0).tolist()
+                    for place, count in zip(part.singles, counts, strict=True):
+                        unseen[self._singles[place]] += count
+                continue
+            ids, offsets = bags_of(inputs, part.bags)
+            vectors, is_new = table.read(ids)
+            at = torch.arange(len(ids))
+            means = embedding_bag(
+                at, torch.from_numpy(vectors), torch.from_numpy(offsets), mode="mean", include_last_offset=True
+            )
+            by_bag = means.numpy().reshape(len(part.bags), rows, part.width)
+            into[:] = by_bag.transpose(1, 0, 2).reshape(rows, len(part.bags) * part.width)
+            if is_new is not None:
+                starts = np.concatenate([[0], is_new.cumsum()])[offsets[:: rows or 1]]
+                for place, count in zip(part.bags, np.diff(starts).tolist(), strict=True):
+                    unseen[self._bags[place]] += count
+        for plain in self._layout.numbers:
+            values = inputs.numbers[:, plain.numbers]  # (B, numbers)
+            missing = np.isnan(values)
+            into = x[plain.task][:, plain.columns]
+            into[:, : len(plain.numbers)] = np.where(missing, np.float32(0), values)
+            into[:, len(plain.numbers) :] = missing
+        return {task: torch.from_numpy(values) for task, values in x.items()}
+
+
+class _Table:
+    """The vectors of one width, by id."""
+
+    def __init__(self, manifest: Manifest, ids: torch.Tensor, vectors: torch.Tensor, *, width: int) -> None:
+        self.vectors: Float32 = vectors.to(torch.float32).numpy()
+        self._width, self._seed = width, manifest.network.seed
+        self._index = IdIndex()
+        self._index.insert(ids.numpy(), np.arange(len(ids)))
+
+    def read(self, ids: Int64) -> tuple[Float32, Bool | None]:
+        """The vectors of ids, (n,) -> (n, D), and which have no row, (n,); None if all have one."""
+        rows = self._index.find(ids)
+        is_new = rows < 0
+        if not is_new.any():
+            return self.vectors.take(rows, axis=0), None
+        vectors = np.empty((len(ids), self._width), np.float32)
+        known = np.flatnonzero(~is_new)
+        vectors[known] = self.vectors.take(rows[known], axis=0)
+        vectors[is_new] = start_vectors(ids[is_new], width=self._width, seed=self._seed)
+        return vectors, is_new
+
+
+class _Towers:
+    """The dense part: what `esmm.py` computes, without a place to keep what a step back would need."""
+
+    def __init__(self, weights: Weights, heads: tuple[str, ...], inputs: Mapping[Task, int]) -> None:
+        self._heads, widths = len(heads), (*weights.manifest.network.towers, 1)
+        self._part, self._inputs = widths[0], inputs
+
+        def dense(name: str, *shape: int) -> torch.Tensor:
+            tensor = weights.tensors.get(f"dense.{name}")
+            if tensor is None or tuple(tensor.shape) != shape:
+                found = None if tensor is None else tuple(tensor.shape)
+                raise DamagedWeightsError(
+                    f"version {weights.manifest.name} holds dense.{name} as {found}, its features and network need {shape}: publish it again"
+                )
+            return tensor.to(torch.float32)
+
+        size = len(heads) * self._part
+        self._bias = dense("entrance.bias", size)
+        self._shared = dense("entrance.shared.weight", size, inputs["shared"]).t().contiguous()
+        self._ctr = dense("entrance.ctr.weight", self._part, inputs["ctr"]).t()
+        self._cvr = dense("entrance.cvr.weight", size - self._part, inputs["cvr"]).t()
+        self._layers = []
+        for number, (before, after) in enumerate(pairwise(widths)):
+            weight = torch.stack([dense(f"{head}.{number}.weight", after, before) for head in heads])
+            bias = torch.stack([dense(f"{head}.{number}.bias", after) for head in heads])
+            self._layers.append((weight.transpose(1, 2).contiguous(), bias[:, None]))
+        self._is_deep = bool(weights.manifest.network.towers)
+
+    def forward(self, x: Mapping[Task, torch.Tensor]) -> torch.Tensor:
+        """Each task's input (B, columns) -> the logits (heads, B)."""
+        hidden = torch.addmm(self._bias, x["shared"], self._shared)  # (B, heads * H)
+        if self._inputs["ctr"]:
+            hidden[:, : self._part].addmm_(x["ctr"], self._ctr)
+        if self._inputs["cvr"]:
+            hidden[:, self._part :].addmm_(x["cvr"], self._cvr)
+        if self._is_deep:
+            hidden.relu_()
+        stacked = hidden.view(len(hidden), self._heads, self._part).transpose(0, 1)  # (heads, B, H)
+        for number, (weight, bias) in enumerate(self._layers, 1):
+            stacked = torch.baddbmm(bias, stacked, weight)  # (heads, B, width)
+            if number < len(self._layers):
+                stacked.relu_()
+        return stacked[:, :, 0]
+
+
+def _table(
+    manifest: Manifest, tables: Mapping[str, tuple[torch.Tensor, torch.Tensor]], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids and vectors of a width; an empty table may be left out."""
+    ids, vectors = tables.get(f"table_{width}", (torch.zeros(0, dtype=torch.int64), torch.zeros(0, width)))
+    if vectors.shape[1] != width:
+        raise DamagedWeightsError(
+            f"version {manifest.name} holds table_{width}.vectors as {tuple(vectors.shape)}: they must be {width} wide; publish it again"
+        )
+    return ids, vectors
