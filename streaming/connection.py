@@ -8,7 +8,11 @@ from typing import Literal
 
 import msgspec
 
-SECRETS = {"username": "AFTERCLICK_KAFKA__SASL_USERNAME", "password": "AFTERCLICK_KAFKA__SASL_PASSWORD"}
+SECRETS = {
+    "username": "AFTERCLICK_KAFKA__SASL_USERNAME",
+    "password": "AFTERCLICK_KAFKA__SASL_PASSWORD",
+    "api_key": "AFTERCLICK_SERVING__API_KEY",
+}
 """Told by the environment alone: they are in no file, no hash and no run directory."""
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]

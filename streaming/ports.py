@@ -73,3 +73,13 @@ class Publisher(Protocol):
 
     def publish(self, published: Published) -> str:
         """Makes a version visible, whole or not at all; its name."""
+
+
+class WeightsSource(Protocol):
+    """Where published versions are read; what it gives is verified by whoever asks."""
+
+    def current(self) -> tuple[int, int] | None:
+        """The (epoch, version) to serve; None if none was published."""
+
+    def fetch(self, epoch: int, version: int) -> Published:
+        """A version, a snapshot or a delta, as it was published."""

@@ -15,6 +15,7 @@ import tomli_w
 
 from models.schema import Feature, Labels, Network, Optimizer, Safeguards
 from streaming.connection import SECRETS, Kafka
+from streaming.serving import Serving
 
 TimeUnit = Literal["ms", "s", "us", "iso8601"]
 
@@ -121,6 +122,7 @@ class Settings(Section, frozen=True):
     recalibrating: Recalibrating = Recalibrating()
     cuts: Cuts = Cuts()
     kafka: Kafka = Kafka()
+    serving: Serving = Serving()
     features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
@@ -135,7 +137,7 @@ class Settings(Section, frozen=True):
 
     @property
     def hash(self) -> str:
-        """A digest of every value but `kafka`'s; two runs with the same one were set alike."""
+        """A digest of every value but those of `kafka` and `serving`; two runs with the same one were set alike."""
         return hashlib.sha256(msgspec.json.encode(_of_result(self))).hexdigest()[:16]
 
 
@@ -149,6 +151,7 @@ _POSITIVE = {
     "safeguards": ("breaker_ratio", "loss_limit", "breaker_limit"),
     "recalibrating": ("segment_ms", "half_life_ms", "least_conversions"),
     "kafka": Kafka.__struct_fields__,
+    "serving": Serving.__struct_fields__[3:],  # all but the exponents
 }
 
 _LONGEST_MS = 10**14
@@ -159,17 +162,8 @@ _MOST = {"seed": 2**63 - 1, "threads": 1_024, "horizons": 32}
 
 
 _SECTIONS = (
-    "windows",
-    "event_time",
-    "labels",
-    "batching",
-    "network",
-    "optimizer",
-    "safeguards",
-    "recalibrating",
-    "cuts",
-    "kafka",
-)
+    "windows", "event_time", "labels", "batching", "network", "optimizer", "safeguards", "recalibrating", "cuts", "kafka", "serving",
+)  # fmt: skip
 
 
 def _check_ranges(settings: Settings) -> None:
@@ -365,12 +359,12 @@ def _without_none(value: Any) -> Any:
 
 
 def _of_result(settings: Settings) -> dict[str, Any]:
-    """All that can make a difference to a result: not from which brokers the records came."""
-    return {key: value for key, value in msgspec.to_builtins(settings).items() if key != "kafka"}
+    """All that can make a difference to a result: not from which brokers the records came, or how scorers rank."""
+    return {key: value for key, value in msgspec.to_builtins(settings).items() if key not in ("kafka", "serving")}
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
-    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names, `kafka` left out.
+    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names, `kafka` and `serving` left out.
 
     Example:
         >>> differences(Settings(), parse("[labels]\nmethod = 'window'"))

@@ -22,7 +22,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.manifest import DamagedWeightsError, Manifest, Published, decode_manifest, encode_manifest, verify
+from models.manifest import (
+    DamagedWeightsError,
+    Manifest,
+    Published,
+    decode_manifest,
+    encode_manifest,
+    verify,
+    version_name,
+)
 
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 _NAME = re.compile(r"[0-9]{6}-[0-9]{10}")
@@ -177,6 +185,25 @@ class DirectoryPublisher:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+class DirectoryWeights:
+    """Published versions as scorers read them: `ports.WeightsSource`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def current(self) -> tuple[int, int] | None:
+        """The version to serve; None if none was published."""
+        name = current_name(self._path)
+        if name is None:
+            return None
+        epoch, _, version = name.partition("-")
+        return int(epoch), int(version)
+
+    def fetch(self, epoch: int, version: int) -> Published:
+        """A version, every byte of it verified; the errors of `read_version`."""
+        return read_version(self._path, version_name(epoch, version))
 
 
 def current_name(path: Path) -> str | None:
