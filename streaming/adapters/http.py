@@ -24,7 +24,7 @@ _STATUS_OF = {"malformed": 400, "invalid": 422, "too_many_items": 413}
 _JSON = "application/json"
 
 
-class _Fault(Exception):
+class _FaultError(Exception):
     """A request that is refused, with its status."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
@@ -105,7 +105,7 @@ class _Door:
             response = Response(body, media_type=_JSON)
         except RequestError as error:
             response = _refusal(_STATUS_OF[error.code], error.code, str(error))
-        except _Fault as fault:
+        except _FaultError as fault:
             response = _refusal(fault.status, fault.code, str(fault))
         finally:
             self._open -= 1
@@ -115,7 +115,7 @@ class _Door:
     def _answer(self, body: bytes) -> bytes:
         served = self._reader.served
         if served is None:
-            raise _Fault(503, not_ready(self._reader, self._serving)[0], "no_weights")
+            raise _FaultError(503, not_ready(self._reader, self._serving)[0], "no_weights")
         found, scores = answer(read_question(body, self._serving), served, self._serving)
         self._metrics.on_scores(scores)
         return found
@@ -126,15 +126,15 @@ class _Door:
         if self._key is not None and not hmac.compare_digest(
             headers.get(KEY_HEADER, "").encode("utf-8", "replace"), self._key
         ):
-            raise _Fault(401, f"{KEY_HEADER} must hold the key of this scorer: ask whoever runs it")
+            raise _FaultError(401, f"{KEY_HEADER} must hold the key of this scorer: ask whoever runs it")
         if self._open > self._serving.max_concurrent_requests:
-            raise _Fault(
+            raise _FaultError(
                 503, f"{self._open} requests are open, serving.max_concurrent_requests allows fewer: try again", "busy"
             )
         kind = headers.get("content-type", _JSON).partition(";")[0].strip().lower()
         if kind != _JSON:
-            raise _Fault(415, f"content-type must be {_JSON} (got {kind[:80]!r}): send JSON, and say so")
-        too_large = _Fault(
+            raise _FaultError(415, f"content-type must be {_JSON} (got {kind[:80]!r}): send JSON, and say so")
+        too_large = _FaultError(
             413, f"the body must be {most} bytes at most, as serving.max_body_bytes says: ask with fewer items"
         )
         declared = headers.get("content-length", "")
@@ -150,7 +150,7 @@ class _Door:
                     pieces.append(piece)
         except (TimeoutError, ClientDisconnect) as error:
             limit = self._serving.request_timeout_ms
-            raise _Fault(
+            raise _FaultError(
                 408, f"the body did not arrive within {limit} ms (serving.request_timeout_ms): send it in one go"
             ) from error
         return b"".join(pieces)
