@@ -64,7 +64,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         form: what pCVR is made of: one head, or those of a method with a likelihood of its own (`likelihoods.py`).
         attribution_window_ms: within which a conversion counts; `dfm` needs it to score. None: it was not told.
         recalibrated_by: the feature whose values have maps of their own, where there are `recalibration.*`; None: no feature has.
-        base_version: the version of the same epoch that this one is a delta to; None is a snapshot.
+        kind: a snapshot is complete in itself; a delta is laid over its base.
+        base_epoch, base_version: which version a delta is a delta to, of the same epoch; None for a snapshot.
+        republishes: the name of the older version whose tensors these are, after a rollback.
         watermark_ms: how far event time had come; None if nothing had been seen.
         offsets: how far the input was read: file or `topic[partition]` -> position.
         metrics: figures at the cut, by name; None where one has no value.
@@ -72,7 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         format: version of this structure; a reader refuses one that it does not know.
 
     Raises:
-        ValueError: epoch or version is below 1, or the base is not an earlier version.
+        ValueError: epoch or version is below 1, or the base is not an earlier version of the same epoch.
     """
 
     epoch: int
@@ -85,7 +87,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     form: Form = "pairs"
     attribution_window_ms: int | None = None
     recalibrated_by: str | None = None
+    kind: Literal["snapshot", "delta"] = "snapshot"
+    base_epoch: int | None = None
     base_version: int | None = None
+    republishes: str | None = None
     watermark_ms: int | None = None
     offsets: dict[str, int] = {}
     metrics: dict[str, float | None] = {}
@@ -100,16 +105,29 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"epoch and version must be 1 or more, of {_EPOCH_DIGITS} and {_VERSION_DIGITS} digits at most "
                 f"(got {self.epoch} and {self.version}): 0 is before the first, and names sort by digits"
             )
-        if self.base_version is not None and not 1 <= self.base_version < self.version:
+        if self.kind == "snapshot":
+            if self.base_epoch is not None or self.base_version is not None:
+                raise ValueError(
+                    f"base_epoch and base_version are of deltas (got {self.base_epoch} and {self.base_version} "
+                    f"for version {self.version}): a snapshot is complete in itself"
+                )
+        elif self.base_epoch != self.epoch or self.base_version is None or not 1 <= self.base_version < self.version:
             raise ValueError(
-                f"base_version must be an earlier version than {self.version} (got {self.base_version}): "
-                "a delta is applied to what was published before it"
+                f"base_epoch must be {self.epoch} and base_version an earlier version than {self.version} "
+                f"(got {self.base_epoch} and {self.base_version}): a delta is laid over what was published before it"
             )
 
     @property
     def name(self) -> str:
         """How the version is called."""
         return version_name(self.epoch, self.version)
+
+    @property
+    def base_name(self) -> str | None:
+        """How the version that this is a delta to is called; None for a snapshot."""
+        if self.base_epoch is None or self.base_version is None:
+            return None
+        return version_name(self.base_epoch, self.base_version)
 
 
 def version_name(epoch: int, version: int) -> str:

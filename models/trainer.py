@@ -368,13 +368,14 @@ class Learner:
             `dense.NAME` for every dense weight, and for each width D `table_D.ids` (rows,) int64 with `table_D.vectors`
             (rows, D), in row order. An id that is not among them has `embedding.start_vectors`.
         """
-        return self.published_since(-1)
+        return {name: tensor for name, tensor in self.published_since(-1).items() if not name.endswith(".rows")}
 
     def published_since(self, step: int) -> dict[str, torch.Tensor]:
-        """The same with only those rows that a later step has learned; dense weights are always all there."""
+        """The same with only those rows that a later step has learned, and `table_D.rows` int32: which ones; dense weights are always all there."""
         tensors = {f"dense.{name}": value for name, value in self._network.parameters.snapshot().items()}
         for width, table in self._input.tables.items():
             rows = table.touched_since(step)
+            tensors[f"table_{width}.rows"] = torch.from_numpy(rows.astype(np.int32))
             tensors[f"table_{width}.ids"] = torch.from_numpy(table.ids[rows])
             tensors[f"table_{width}.vectors"] = table.vectors[torch.from_numpy(rows)].to("cpu")
         return tensors

@@ -22,6 +22,7 @@ from models.manifest import (
     entry_of,
     verify,
 )
+from models.row_format import unpacked
 
 _DTYPES = {
     torch.float64: "F64",
@@ -43,8 +44,9 @@ class Weights:
 
     Args:
         manifest: what it is.
-        tensors: CPU tensors. What starts with `table` goes to the rows: `table_D.ids` (rows,) and `table_D.vectors` (rows, D);
-            all else is dense.
+        tensors: CPU tensors. What starts with `table` goes to the rows: `table_D.ids` (rows,), `table_D.vectors` (rows, D) and, for
+            vectors of bytes, `table_D.scales` (rows,); in a delta `table_D.rows` (rows,), their numbers, and `table_D.gone`, the ids
+            that left. All else is dense, and whole in a delta too.
 
     Example:
         >>> from models.schema import Network
@@ -107,8 +109,13 @@ def decode(published: Published) -> Weights:
     return Weights(manifest, dict(sorted(tensors.items())))
 
 
+def is_of_table(name: str) -> bool:
+    """Whether a tensor is part of a table; all others are dense."""
+    return name.startswith("table")
+
+
 def _part_of(name: str) -> str:
-    return ROWS if name.startswith("table") else DENSE
+    return ROWS if is_of_table(name) else DENSE
 
 
 def _entry_of(part: str, tensor: torch.Tensor) -> TensorEntry:
@@ -122,20 +129,21 @@ def _own(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def tables_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Table -> its ids (rows,) and vectors (rows, D).
+    """Table -> its ids (rows,) and vectors (rows, D) as F32, whatever format they were written in.
 
     Raises:
         ValueError: one is missing, or they are not as many.
     """
     tables = {}
-    for table in sorted({name.rpartition(".")[0] for name in tensors if _part_of(name) == ROWS}):
+    for table in sorted({name.rpartition(".")[0] for name in tensors if is_of_table(name)}):
         ids, vectors = tensors.get(f"{table}.ids"), tensors.get(f"{table}.vectors")
         if ids is None or vectors is None or ids.dim() != 1 or vectors.dim() != 2 or len(ids) != len(vectors):
             shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ids, vectors)]
             raise ValueError(
                 f"{table}.ids and {table}.vectors must be (rows,) and (rows, D) of the same rows (got {shapes})"
             )
-        tables[table] = ids, vectors
+        scales = {"scales": tensors[f"{table}.scales"]} if f"{table}.scales" in tensors else {}
+        tables[table] = ids, unpacked({"vectors": vectors} | scales)
     return tables
 
 
@@ -177,7 +185,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def difference(before: Weights, after: Weights, *, farthest: int = 10) -> Difference:
-    """What changed from `before` to `after`.
+    """What changed from `before` to `after`, both of them whole.
 
     Args:
         before: the version that is taken as the start.
@@ -190,7 +198,7 @@ def difference(before: Weights, after: Weights, *, farthest: int = 10) -> Differ
         table: _table_difference(old.get(table, none), new.get(table, none), farthest) for table in sorted({*old, *new})
     }
     dense = {}
-    for name in sorted(name for name in {*before.tensors, *after.tensors} if _part_of(name) == DENSE):
+    for name in sorted(name for name in {*before.tensors, *after.tensors} if not is_of_table(name)):
         one, other = before.tensors.get(name), after.tensors.get(name)
         change = None if one is None or other is None or one.shape != other.shape else other.double() - one.double()
         dense[name] = DenseDifference(_length(one), _length(other), _length(change))

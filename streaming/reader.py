@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from models.batch import Float64
+from models.delta import applied, whole
 from models.frozen import FrozenModel, Scored
 from models.manifest import Manifest, Published, version_name
 from models.weights import Weights, decode
@@ -206,8 +207,19 @@ class WeightsReader:
 
     def _whole(self, newest: tuple[int, int], held: Served | None) -> Weights:
         """The version with all that its deltas rest on: back to the one in service, or else to a snapshot."""
-        published = self._fetch(newest)
-        return decode(published)
+        deltas: list[Published] = []
+        version, base = newest, None if held is None else held.weights
+        while base is None or (base.manifest.epoch, base.manifest.version) != version:
+            published = self._fetch(version)
+            manifest = published.manifest
+            if manifest.base_epoch is None or manifest.base_version is None:
+                base = whole(decode(published))
+                break
+            deltas.append(published)
+            version = manifest.base_epoch, manifest.base_version
+        for published in reversed(deltas):
+            base = applied(base, decode(published))
+        return base
 
     def _fetch(self, version: tuple[int, int]) -> Published:
         published = self._source.fetch(*version)

@@ -95,10 +95,23 @@ def test_views_into_shared_storage_are_published_as_tensors_of_their_own():
 
 
 def test_a_delta_names_its_base():
-    again = decode(encode(Weights(manifest(base_version=1), tensors())))
-    assert again.manifest.base_version == 1
-    with pytest.raises(ValueError, match=r"base_version must be an earlier version than 2 \(got 2\)"):
-        manifest(base_version=2)
+    again = decode(encode(Weights(manifest(kind="delta", base_epoch=1, base_version=1), tensors())))
+    assert (again.manifest.kind, again.manifest.base_name) == ("delta", "000001-0000000001")
+    assert decode(encode(Weights(manifest(), tensors()))).manifest.base_name is None
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ({"kind": "delta", "base_epoch": 1, "base_version": 2}, r"an earlier version than 2 \(got 1 and 2\)"),
+        ({"kind": "delta", "base_epoch": 2, "base_version": 1}, r"base_epoch must be 1 .*\(got 2 and 1\)"),
+        ({"kind": "delta"}, r"\(got None and None\): a delta is laid over"),
+        ({"base_epoch": 1, "base_version": 1}, r"are of deltas \(got 1 and 1 for version 2\): a snapshot is complete"),
+    ],
+)
+def test_a_base_that_is_none_is_refused(base, says):
+    with pytest.raises(ValueError, match=says):
+        manifest(**base)
 
 
 @pytest.mark.parametrize(("epoch", "version"), [(0, 1), (1, 0), (1_000_000, 1), (1, 10_000_000_000)])
