@@ -120,9 +120,9 @@ class FrozenModel:
                 is_all = len(part.singles) == inputs.ids.shape[1]  # then in order, and without a copy
                 ids = inputs.ids if is_all else inputs.ids[:, part.singles]
                 vectors, is_new = table.read(ids.reshape(-1))
-                into[:] = vectors.reshape(rows, -1)
+                into[:] = vectors.reshape(rows, len(part.singles) * part.width)
                 if is_new is not None:
-                    counts = is_new.reshape(rows, -1).sum(axis=0).tolist()
+                    counts = is_new.reshape(rows, len(part.singles)).sum(axis=0).tolist()
                     for place, count in zip(part.singles, counts, strict=True):
                         unseen[self._singles[place]] += count
                 continue

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from models.batch import Float64
-from streaming.serving import Serving
+from streaming.serving import LEAST_FACTOR, MOST_FACTOR, Serving
 
 
 class RankingError(ValueError):
@@ -28,7 +28,7 @@ def ranking_scores(
         (B,) finite.
 
     Raises:
-        RankingError: a factor is missing, unknown, below 0 or not finite, or the score would not be finite.
+        RankingError: a factor is missing, unknown or out of its range.
 
     Example:
         >>> bids = Serving(pctr_exponent=2.0, factors={"bid": 1.0})
@@ -45,19 +45,13 @@ def ranking_scores(
                 )
     for name, exponent in serving.factors.items():
         values = np.array([given.get(name, np.nan) for given in factors or [{}] * len(pctr)], np.float64)
-        wrong = ~(np.isfinite(values) & (values >= 0))
-        if exponent < 0:
-            wrong |= values == 0
+        least = LEAST_FACTOR if exponent < 0 else 0.0
+        wrong = ~((values >= least) & (values <= MOST_FACTOR))  # NaN compares false, and is wrong
         if wrong.any():
             item = int(wrong.argmax())
             got = "nothing" if factors is None or name not in factors[item] else repr(factors[item][name])
-            least = "above 0, as its exponent is below 0" if exponent < 0 else "0 or more"
-            raise RankingError(f"items[{item}].factors.{name} must be a finite number, {least} (got {got})")
-        with np.errstate(over="ignore", invalid="ignore"):
-            score = score * values**exponent
-    lost = ~np.isfinite(score)
-    if lost.any():
-        raise RankingError(
-            f"the score of items[{int(lost.argmax())}] is too large for a number: bring its factors down"
-        )
+            raise RankingError(
+                f"items[{item}].factors.{name} must be a number from {least:g} to {MOST_FACTOR:g} (got {got}), as serving.factors names it"
+            )
+        score = score * values**exponent
     return np.asarray(score, np.float64)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
+
+MOST_FACTOR, LEAST_FACTOR = 1e12, 1e-12
+"""Of a factor of the ranking score; the least holds where its exponent is below 0, else 0 does."""
+MOST_EXPONENTS = 25.0
+"""Of all factors together: 1e12 to the 25th is a number still."""
 
 
 class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,7 +25,9 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     pctr_exponent: float = 1.0
     pcvr_exponent: float = 1.0
-    factors: dict[str, float] = {}  # name -> exponent; every item must then bring a number of 0 or more of that name
+    factors: dict[
+        str, float
+    ] = {}  # name -> exponent; every item must then bring a number of that name, up to MOST_FACTOR
     max_body_bytes: int = 4_194_304  # 4 MiB: some thousand items of 2 KB
     max_items: int = 1_000  # of one request; each takes 10 to 20 us, and others wait as long
     request_timeout_ms: int = 1_000  # for the whole body to arrive
@@ -38,9 +43,12 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     unseen_window: int = 10_000  # ids of a feature over which that share is taken
 
     def __post_init__(self) -> None:
-        for name, exponent in self.factors.items():
-            if not math.isfinite(exponent):
-                raise ValueError(f"serving.factors.{name} must be a finite exponent (got {exponent})")
+        total = sum(map(abs, self.factors.values()))
+        if not total <= MOST_EXPONENTS:
+            raise ValueError(
+                f"serving.factors must be exponents of {MOST_EXPONENTS:g} at most in all, signs left out (got {self.factors}): "
+                "scores would leave the range of numbers"
+            )
         if not 0 < self.unseen_alarm_share <= 1:
             raise ValueError(
                 f"serving.unseen_alarm_share must lie above 0 and be at most 1, for never (got {self.unseen_alarm_share})"

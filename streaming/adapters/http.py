@@ -20,7 +20,7 @@ from streaming.score_request import RequestError, answer, read_question
 from streaming.serving import Serving
 
 KEY_HEADER = "x-api-key"
-_STATUS_OF = {"malformed": 400, "invalid": 422, "too_many_items": 413}
+_STATUS_OF = {"malformed": 400, "invalid": 422, "too_many_items": 422}
 _JSON = "application/json"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streaming.score_request import MOST_KEY
-from streaming.serving import Serving
+from streaming.serving import LEAST_FACTOR, MOST_FACTOR, Serving
 
 _NUMBER = {"type": "number", "minimum": 0}
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
@@ -18,7 +18,7 @@ def question_form(serving: Serving) -> dict[str, Any]:
         "type": "object",
         "description": "Factors of the ranking score, each taken to its exponent in serving.factors.",
         "properties": {
-            name: {"type": "number", "exclusiveMinimum": 0} if exponent < 0 else _NUMBER
+            name: {"type": "number", "minimum": LEAST_FACTOR if exponent < 0 else 0, "maximum": MOST_FACTOR}
             for name, exponent in serving.factors.items()
         },
         "required": list(serving.factors),
@@ -112,9 +112,9 @@ FAULTS: dict[int, tuple[str, str]] = {
     400: ("malformed", "The body is no JSON."),
     401: ("unauthorized", "The key is missing or wrong."),
     408: ("too_slow", "The body did not arrive in time."),
-    413: ("too_large", "The body has too many bytes or items."),
+    413: ("too_large", "The body has too many bytes."),
     415: ("media_type", "The body is not declared as JSON."),
-    422: ("invalid", "The body is JSON of another form, or a factor is out of its range."),
+    422: ("invalid", "The body is JSON of another form, has too many items, or a factor is out of its range."),
     503: ("unavailable", "There are no weights yet, or too many requests at once."),
 }
 """Status -> its code and what it means."""
