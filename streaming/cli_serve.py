@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +83,9 @@ def serve(
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
-        server.run(sockets=[listener])
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop asked for in either way ends well
+        with suppress(KeyboardInterrupt):  # raised once all that was being answered is answered
+            server.run(sockets=[listener])
 
 
 def _source(weights: str, config: Path | None) -> tuple[WeightsSource, Settings]:
