@@ -22,6 +22,10 @@ class DamagedWeightsError(ValueError):
     """A version is not what its manifest says; the message names the damaged part."""
 
 
+class MissingWeightsError(DamagedWeightsError):
+    """A version is not there, or no longer: newer ones have taken its place, so look again at which one is current."""
+
+
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """A feature as the network takes it in.
 
@@ -138,6 +142,17 @@ def version_name(epoch: int, version: int) -> str:
         '000003-0000000012'
     """
     return f"{epoch:0{_EPOCH_DIGITS}d}-{version:0{_VERSION_DIGITS}d}"
+
+
+def parse_name(name: str) -> tuple[int, int]:
+    """The (epoch, version) of a name.
+
+    Example:
+        >>> parse_name("000003-0000000012")
+        (3, 12)
+    """
+    epoch, _, version = name.partition("-")
+    return int(epoch), int(version)
 
 
 def columns_of(features: Sequence[Feature], network: Network) -> tuple[Column, ...]:

@@ -349,6 +349,10 @@ class Learner:
             table.restore(_under(f"table_{width}", tensors))
         self._steps = snapshot.state["steps"]
 
+    def fall_back(self, snapshot: Snapshot) -> None:
+        """Takes back the weights and optimizers of a snapshot of this learner; what belongs to the stream stays as it is now."""
+        self._restore_weights(snapshot)
+
     def follow(self, snapshot: Snapshot) -> None:
         """Takes what belongs to the stream and not to the weights: delay model, kappa, traffic and when the stream began."""
         self._teaching.restore(_under("delays", snapshot.tensors), snapshot.state["teaching"])

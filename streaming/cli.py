@@ -199,7 +199,7 @@ def replay(
     )
     try:
         run_in = processes or _processes()
-        run = Replay(log, out, settings, resume=resume, speed=pace, processes=run_in, environ=os.environ)
+        run = Replay(log, out, settings, resume=resume, speed=pace, processes=run_in, environ=os.environ, tell=warn)
         for reason in run.passed_over:
             warn(f"{reason}; the cut before it is used")
         with progress(f"replaying {log}", run.size_bytes) as done:

@@ -34,7 +34,7 @@ def backfill(
     from streaming.run import CrashAt
     from streaming.standing_run import StandingRun
 
-    standing = StandingRun(run, at_step=CrashAt(os.environ))
+    standing = StandingRun(run, at_step=CrashAt(os.environ), environ=os.environ, tell=warn)
     try:
         with progress(f"backfilling {run}", None):
             filling = Backfill(standing, log)

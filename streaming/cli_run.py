@@ -61,7 +61,7 @@ def run(
         collector = RunCollector(lambda: latest, clock=lambda: time.time_ns() // 1_000_000)
         server = serve_metrics(collector, metrics_port, host=metrics_host)
     try:
-        live = LiveRun(out, settings, begin=begin, record=record, environ=os.environ)
+        live = LiveRun(out, settings, begin=begin, record=record, environ=os.environ, tell=warn)
         for reason in live.passed_over:
             warn(f"{reason}; the cut before it is used")
         before = {number: signal.signal(number, _stopping(live.stop)) for number in (signal.SIGINT, signal.SIGTERM)}

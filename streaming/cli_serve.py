@@ -11,9 +11,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
-from streaming.connection import SECRETS
+from streaming.connection import API_KEY, REDIS_PASSWORD, credentials
 from streaming.console import ERR, warn
 from streaming.settings import Settings, SettingsError, load
 
@@ -30,7 +31,11 @@ class ServeError(OSError):
 
 def serve(
     weights: Annotated[
-        str, typer.Option("--weights", help="Where weights are published: a directory (RUN or RUN/weights).")
+        str,
+        typer.Option(
+            "--weights",
+            help="Where weights are published: a directory (RUN or RUN/weights), redis://HOST:PORT, or redis or kafka as the settings say.",
+        ),
     ],
     config: Annotated[
         Path | None,
@@ -63,9 +68,9 @@ def serve(
     source, settings = _source(weights, config)
     torch.set_num_threads(settings.serving.threads)
     sys.setswitchinterval(_SWITCH_S)
-    api_key = os.environ.get(SECRETS["api_key"])
+    api_key = os.environ.get(API_KEY)
     if api_key == "":
-        raise SettingsError(f"{SECRETS['api_key']} must not be empty: set it to a key, or unset it to ask for none")
+        raise SettingsError(f"{API_KEY} must not be empty: set it to a key, or unset it to ask for none")
     reader = WeightsReader(source, clock=lambda: time.time_ns() // 1_000_000)
     with closing(_listen(host, port)) as listener, following(reader, poll_ms=poll_ms):
         for reason in not_ready(reader, settings.serving):
@@ -89,7 +94,22 @@ def serve(
 
 
 def _source(weights: str, config: Path | None) -> tuple[WeightsSource, Settings]:
-    from streaming.adapters.directory import DirectoryWeights
+    """Where weights are read, and the settings that go with them."""
+    if weights == "kafka":
+        from streaming.adapters.kafka_weights import KafkaSource
+
+        settings = load(config)
+        return KafkaSource(settings.kafka, credentials(os.environ)), settings
+    if weights == "redis" or weights.partition("://")[0] in ("redis", "rediss", "unix"):
+        from streaming.adapters.redis_weights import RedisSource
+
+        settings = load(config)
+        try:
+            of_redis = settings.redis if weights == "redis" else msgspec.structs.replace(settings.redis, url=weights)
+        except ValueError as error:
+            raise SettingsError(f"--weights: {error}") from error
+        return RedisSource(of_redis, os.environ.get(REDIS_PASSWORD)), settings
+    from streaming.adapters.directory_source import DirectorySource
 
     path = Path(weights)
     if (path / "weights").is_dir():
@@ -97,8 +117,10 @@ def _source(weights: str, config: Path | None) -> tuple[WeightsSource, Settings]
     if config is None and (path.parent / "settings.toml").is_file():
         config = path.parent / "settings.toml"
     if not path.is_dir():
-        raise ServeError(f"--weights {weights} is no directory: name the run that publishes, or its weights")
-    return DirectoryWeights(path), load(config)
+        raise ServeError(
+            f"--weights {weights} is no directory: name the run that publishes, or its weights; or redis, redis://HOST:PORT, kafka"
+        )
+    return DirectorySource(path), load(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable l
 @weights.command("list")
 def weights_list(run: Run, as_json: Json = False) -> None:
     """List the versions that RUN has published, the newest last."""
-    from streaming.adapters.directory import DirectoryError, list_versions
+    from streaming.adapters.directory_source import DirectoryError, list_versions
     from streaming.lab.durations import utc
 
     versions = list_versions(run / "weights")
@@ -49,7 +49,7 @@ def weights_show(
     ] = None,
 ) -> None:
     """Show what a version was made of, as JSON; every byte of it is verified first."""
-    from streaming.adapters.directory import read_version
+    from streaming.adapters.directory_source import read_version
 
     published = read_version(run / "weights", name)
     typer.echo(msgspec.json.format(msgspec.json.encode(published.manifest), indent=2).decode())
@@ -64,7 +64,7 @@ def weights_diff(
 ) -> None:
     """Say what changed from one version to another: rows added, gone and moved most, dense layers."""
     from models.weights import decode, difference
-    from streaming.adapters.directory import read_version
+    from streaming.adapters.directory_source import read_version
 
     found = difference(decode(read_version(run / "weights", one)), decode(read_version(run / "weights", other)))
     print_json(found) if as_json else typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())

@@ -8,12 +8,12 @@ from typing import Literal
 
 import msgspec
 
-SECRETS = {
-    "username": "AFTERCLICK_KAFKA__SASL_USERNAME",
-    "password": "AFTERCLICK_KAFKA__SASL_PASSWORD",
-    "api_key": "AFTERCLICK_SERVING__API_KEY",
-}
+SECRETS = {"username": "AFTERCLICK_KAFKA__SASL_USERNAME", "password": "AFTERCLICK_KAFKA__SASL_PASSWORD"}
 """Told by the environment alone: they are in no file, no hash and no run directory."""
+
+REDIS_PASSWORD = "AFTERCLICK_REDIS__PASSWORD"
+API_KEY = "AFTERCLICK_SERVING__API_KEY"
+"""Told by the environment alone, too."""
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -53,6 +53,9 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_poll_records: int = 5_000  # of one look; more cost memory and gain nothing
     fetch_max_bytes: int = 16_777_216  # 16 MiB of one answer of a broker
     max_partition_fetch_bytes: int = 1_048_576  # 1 MiB of one partition; at least the largest record
+    weights_chunk_bytes: int = (
+        900_000  # of weights in one record; below message.max.bytes of the topic, 1 MiB by default
+    )
 
     def topic(self, stem: str) -> str:
         """What the topic of a stem is called.
@@ -63,6 +66,26 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
         name: str | None = getattr(self.topics, stem.replace("-", "_"))
         return f"{self.model}.{stem}" if name is None else name
+
+
+class Redis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which Redis, and how it is asked. No part of the result either."""
+
+    url: str = "redis://localhost:6379/0"  # redis:// or rediss:// (TLS) or unix://; without a password
+    model: str = "afterclick"  # in each key, so that models share a Redis
+    timeout_ms: int = 5_000  # for one answer
+    chunk_bytes: int = 4_194_304  # 4 MiB: no value is longer, so that no command blocks the server for long
+
+    def __post_init__(self) -> None:
+        user, at, _ = self.url.partition("://")[2].rpartition("@")
+        if (at and ":" in user) or "password=" in self.url:
+            raise ValueError(f"redis.url must hold no password: it would be in files; set {REDIS_PASSWORD} instead")
+        if not self.url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError(f"redis.url must start with redis://, rediss:// or unix:// (got {self.url!r})")
+        if "{" in self.model or "}" in self.model:
+            raise ValueError(
+                f"redis.model must hold no braces (got {self.model!r}): they say which node of a cluster has a key"
+            )
 
 
 TOPIC_STEMS = tuple(key.replace("_", "-") for key in Topics.__struct_fields__)

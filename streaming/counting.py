@@ -70,7 +70,9 @@ def copy_figures(figures: IngestFigures) -> IngestFigures:
 
 def with_figures(counts: RunMetrics, figures: IngestFigures) -> RunMetrics:
     """The counts of learning and those of ingest in one value, which later counting does not reach."""
-    own = msgspec.structs.replace(counts, refused_batches=dict(counts.refused_batches))
+    own = msgspec.structs.replace(
+        counts, refused_batches=dict(counts.refused_batches), refused_versions=dict(counts.refused_versions)
+    )
     return msgspec.structs.replace(own, **msgspec.structs.asdict(figures))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,14 +33,21 @@ class LiveRun(Run):
         begin: where to start reading without a cut: earliest, latest, a time.
         record: directory of a tape of all that is polled.
         environ: also holds who asks the brokers, see `credentials`.
-        out, settings: see `Run`.
+        out, settings, tell: see `Run`.
 
     Raises:
         BrokerError: the brokers or topics cannot be used. And what `Run` raises.
     """
 
     def __init__(
-        self, out: Path, settings: Settings, *, begin: str, record: Path | None, environ: Mapping[str, str]
+        self,
+        out: Path,
+        settings: Settings,
+        *,
+        begin: str,
+        record: Path | None,
+        environ: Mapping[str, str],
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         refuse_unusable(settings)
         parse_beginning(begin)
@@ -68,6 +75,7 @@ class LiveRun(Run):
                 resume=True,
                 environ=environ,
                 through=lambda output: Mirrored(output, self._sink, MIRRORED),
+                tell=tell,
             )
         except BaseException:
             self._sink.close()

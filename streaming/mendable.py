@@ -6,22 +6,23 @@ from __future__ import annotations
 def mendable() -> tuple[type[Exception], ...]:
     """The errors whose message says what to do; anything else is a fault of ours and keeps its traceback."""
     from models.manifest import DamagedWeightsError
-    from streaming.adapters.directory import DirectoryError
     from streaming.adapters.files import LogError
     from streaming.adapters.ingest_process import IngestProcessError
     from streaming.adapters.kafka_connection import BrokerError
     from streaming.adapters.run_directory import RunDirectoryError
     from streaming.adapters.tape import TapeError
     from streaming.checkpoint import CutError
+    from streaming.gate import VersionRefusedError
     from streaming.lab.compare.files import ResultsError
     from streaming.lab.explain import ExplainError
     from streaming.lab.importers import SourceError
     from streaming.lab.report.files import RunFilesError
     from streaming.lab.verify import VerifyError
     from streaming.pipeline import RunEndedError
+    from streaming.ports import TargetError
     from streaming.standing_run import BackfillError
 
     return (
-        DamagedWeightsError, DirectoryError, IngestProcessError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
-        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, OSError,
+        DamagedWeightsError, TargetError, IngestProcessError, LogError, RunDirectoryError, CutError, ExplainError, ResultsError, RunFilesError, SourceError,
+        VerifyError, RunEndedError, BackfillError, BrokerError, TapeError, VersionRefusedError, OSError,
     )  # fmt: skip

@@ -105,6 +105,24 @@ class IngestFigures(msgspec.Struct, kw_only=True):
     partitions: dict[int, PartitionFigures] = {}
 
 
+class TargetFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How publishing to one target goes, since this start of the run.
+
+    Args:
+        version: the newest that it took; None before the first. waiting: versions that wait for it.
+        published, retries, dropped: versions that it took; tries that failed; versions given up for a snapshot to come.
+        is_away: whether the last try failed. held: versions refused because publishing is held.
+    """
+
+    version: str | None = None
+    waiting: int = 0
+    published: int = 0
+    retries: int = 0
+    dropped: int = 0
+    held: int = 0
+    is_away: bool = False
+
+
 class RunMetrics(msgspec.Struct, kw_only=True):
     """Everything counted so far in a run.
 
@@ -132,7 +150,9 @@ class RunMetrics(msgspec.Struct, kw_only=True):
         conversion_rows, conversion_weight, conversion_weight_square: of the rows that taught conversions: how many, the sums of
             |a+| + |a-| and of its squares. effective_sample_size: what they are worth, the one squared over the other; None if none.
         delay_edges_ms, delay_counts: histogram of click-to-conversion delays of the OUTCOMEs; the last bin is open-ended.
-        weights_epoch, weights_version: the newest published; 0 before the first.
+        weights_epoch, weights_version: the newest made; 0 before the first. refused_versions: reason -> versions that the gate refused, or
+            that came while publishing was held.
+        targets: where weights go -> how publishing there goes.
         cuts: consistent cuts taken, by the run and those it resumed from.
     """
 
@@ -167,4 +187,6 @@ class RunMetrics(msgspec.Struct, kw_only=True):
     delay_counts: list[int] = []
     weights_epoch: int = 0
     weights_version: int = 0
+    refused_versions: dict[str, int] = {}
+    targets: dict[str, TargetFigures] = {}
     cuts: int = 0

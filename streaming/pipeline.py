@@ -19,14 +19,15 @@ from models.delay import method_of
 from models.manifest import Manifest
 from models.safeguards import Refusal
 from models.trainer import Learner, Snapshot
-from models.weights import Weights, encode
 from streaming.batching import Group, is_row
+from streaming.between import Between
 from streaming.calibrating import Calibrating
 from streaming.checkpoint import Cut
 from streaming.counting import count_taught, with_figures
 from streaming.deliveries import IngestState
 from streaming.examples import Examples, Kind
 from streaming.ingest import first_look_ms
+from streaming.issuing import Issuing
 from streaming.metrics import IngestFigures, RunMetrics
 from streaming.open_clicks import OpenClicks
 from streaming.outputs import example_lines, prediction_lines, refused_batch_lines
@@ -46,6 +47,7 @@ class Pipeline:
         settings: of the run.
         feed, output, cuts, publisher: the outside; see `ports`.
         at_step: called before each numbered step of a cut, for tests that crash there.
+        monotonic_ms: processing time, for how often versions may be published between cuts; None if that is no matter.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Pipeline:
         cuts: CutStore,
         publisher: Publisher,
         at_step: Callable[[int], None] = lambda number: None,
+        monotonic_ms: Callable[[], int] | None = None,
     ) -> None:
         windows = settings.windows
         self._settings = settings
@@ -68,6 +71,8 @@ class Pipeline:
             click_window_ms=windows.click_window_ms, attribution_window_ms=windows.attribution_window_ms
         )
         self._calibrating = Calibrating(settings, self._learner.delays, looks_ms=first_look_ms(settings))
+        self._issuing = Issuing(settings, self._learner, self._calibrating, publisher)
+        self._between = Between(settings.publishing, monotonic_ms)
         self._counts = RunMetrics(weights_epoch=publisher.issue_epoch())
         self._figures = IngestFigures()
         self._offsets: dict[str, int] = {}  # of the last cut
@@ -90,8 +95,11 @@ class Pipeline:
             self._learn(delivery.groups)  # Batch -> StepReport
             if delivery.cut is not None:
                 self._cut(delivery.cut)  # -> Weights
+            else:
+                self._publish_between()
             yield delivery.records
-        self._publish()  # the half-filled batch that was left has been learned since the last cut
+        # The half-filled batch that was left has been learned since the last cut. Whole: what a run leaves behind needs no other version.
+        self._publish(snapshot=True)
         self._output.sync()
         self._write_metrics()
 
@@ -103,6 +111,7 @@ class Pipeline:
             before = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
             predictions = self._scoreboard.predict(*_scored(examples, report.pctr, pcvr))
             self._calibrating.on_batch(examples, rows, batch, report.pcvr, self._scoreboard)
+            self._issuing.on_outcomes(examples.of_kind(Kind.OUTCOME))
             after = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
             self._learner.observe_outcomes(after[0] - before[0], after[1] - before[1])
             is_learned = report.refusal is None
@@ -132,6 +141,7 @@ class Pipeline:
         lengths = self._output.sync()
         self._at_step(2)
         # 2. Weights published, with maps as of now. Crash: the resumed run learns the same bits again and publishes them under a new epoch.
+        # So it is with versions that were published since the last cut: of a new epoch, the first version is a snapshot, and readers reload.
         self._publish()
         self._at_step(3)
         # 3. State written, under a name that nobody resumes from. Crash: the leftover is deleted by the next cut.
@@ -144,8 +154,25 @@ class Pipeline:
         # 5. Figures written, for people. Nothing reads them back.
         self._write_metrics()
 
-    def _publish(self) -> None:
+    def _publish_between(self) -> None:
+        """A version between two cuts, if one is due."""
+        versions, may_publish = self._between.due(self._figures.watermark_ms)
+        if may_publish:
+            self._counts.weights_version += versions - 1
+            self._publish(at_cut=False)
+        else:
+            self._counts.weights_version += versions
+
+    def _publish(self, *, snapshot: bool = False, at_cut: bool = True) -> None:
+        if at_cut:
+            self._counts.weights_version += self._between.passed(self._figures.watermark_ms)
         self._counts.weights_version += 1
+        refused = self._issuing.issue(self._manifest(), self._figures, snapshot=snapshot, at_cut=at_cut)
+        if refused is not None:
+            counts = self._counts.refused_versions
+            counts[refused] = counts.get(refused, 0) + 1
+
+    def _manifest(self) -> Manifest:
         metrics = self.metrics()
         figures = {
             f"{task}.{name}": getattr(by_whose["model"], name)
@@ -153,7 +180,7 @@ class Pipeline:
             for name in ("calibration", "normalized_entropy", "auc")
             if "model" in by_whose
         }
-        manifest = Manifest(
+        return Manifest(
             epoch=self._counts.weights_epoch,
             version=self._counts.weights_version,
             settings_hash=self._settings.hash,
@@ -168,7 +195,6 @@ class Pipeline:
             offsets=self._offsets,
             metrics=figures,
         )
-        self._publisher.publish(encode(Weights(manifest, self._learner.published() | self._calibrating.published())))
 
     def _snapshot(self, ingest: IngestState, lengths: dict[str, int]) -> tuple[Cut, dict[str, torch.Tensor]]:
         learner = self._learner.snapshot()
@@ -190,6 +216,7 @@ class Pipeline:
         """Takes up where a cut was taken; the feed's source and the output must have been brought there."""
         self._feed.restore(cut.ingest)
         self._figures = cut.ingest.figures
+        self._between.passed(self._figures.watermark_ms)
         self._offsets = {name: place.line for name, place in cut.ingest.places.items()}
         self._scoreboard.restore(cut.scoreboard)
         if self._clicks is not None:
@@ -227,10 +254,13 @@ class Pipeline:
             early=self._calibrating.metrics(figures.watermark_ms),
             delay_edges_ms=scored.delay_edges_ms,
             delay_counts=scored.delay_counts,
+            targets=self._publisher.figures(),
         )
 
     def _write_metrics(self) -> None:
-        self._output.replace("metrics.json", msgspec.json.format(msgspec.json.encode(self.metrics())))
+        # Without the targets: they count since this start, and the file is the same for a run that was killed and went on.
+        metrics = msgspec.structs.replace(self.metrics(), targets={})
+        self._output.replace("metrics.json", msgspec.json.format(msgspec.json.encode(metrics)))
 
 
 def learner_of(settings: Settings) -> Learner:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a process that ingests and does not learn needs no torch
 
     from models.manifest import Published
     from streaming.checkpoint import Cut
+    from streaming.metrics import TargetFigures
 
 
 class Source(Protocol):
@@ -65,6 +66,32 @@ class CutStore(Protocol):
         """Makes the cut last written the one to resume from."""
 
 
+class TargetError(Exception):
+    """Weights cannot be written to a target, or read from it; the message names it, what is wrong and what to do."""
+
+
+class StaleVersionError(TargetError):
+    """A version was refused because a newer one stands there.
+
+    Args:
+        says: what is wrong and what to do.
+        current: the name of the version that stands there. Of the same epoch, it is an older one that `weights rollback` put
+            there; of a greater one, another run has taken over.
+    """
+
+    def __init__(self, says: str, *, current: str) -> None:
+        super().__init__(says)
+        self.current = current
+
+
+class GapError(TargetError):
+    """A delta was refused because its base is not there: a snapshot is needed."""
+
+
+class HeldError(TargetError):
+    """A version was refused because publishing is held, after a rollback: until it is told to go on."""
+
+
 class Publisher(Protocol):
     """Hands out versions of the weights."""
 
@@ -72,14 +99,59 @@ class Publisher(Protocol):
         """A new epoch, greater than any before; asked once by every start of a run."""
 
     def publish(self, published: Published) -> str:
-        """Makes a version visible, whole or not at all; its name."""
+        """Makes a version visible, whole or not at all; its name.
+
+        Raises:
+            StaleVersionError, GapError, HeldError: it was refused, and nothing was changed.
+        """
+
+    def keep_refused(self, published: Published, why: str) -> None:
+        """Keeps a version that must not be served, and why."""
+
+    @property
+    def needs_snapshot(self) -> bool:
+        """Whether the next version must be a snapshot: somewhere its base would be missing."""
+
+    def figures(self) -> dict[str, TargetFigures]:
+        """How each target is doing, by name."""
+
+
+class Target(Protocol):
+    """One place where versions are published."""
+
+    def issue_epoch(self, *, at_least: int = 1) -> int:
+        """A new epoch, greater than any that was issued or published here; the one issued last, if that is `at_least` as great."""
+
+    def publish(self, published: Published, *, past_hold: bool = False) -> str:
+        """Makes a version visible, whole or not at all; its name. `past_hold`: even where publishing is held."""
+
+    def hold(self, why: str) -> None:
+        """Refuses every further version, until `release`."""
+
+    def release(self) -> None:
+        """Lets versions be published again."""
+
+    def held(self) -> str | None:
+        """Why publishing is held; None if it is not."""
+
+    def close(self) -> None:
+        """Lets go of the outside."""
 
 
 class WeightsSource(Protocol):
-    """Where published versions are read; what it gives is verified by whoever asks."""
+    """Where published versions are read."""
 
     def current(self) -> tuple[int, int] | None:
-        """The (epoch, version) to serve; None if none was published."""
+        """The (epoch, version) to serve; None before the first.
+
+        Raises:
+            TargetError: it cannot be read now.
+        """
 
     def fetch(self, epoch: int, version: int) -> Published:
-        """A version, a snapshot or a delta, as it was published."""
+        """A version, every byte of it verified; a delta as the delta that it is.
+
+        Raises:
+            MissingWeightsError: it is not there, or no longer. DamagedWeightsError: it is not what its manifest says; the
+                message names the part or the chunk. TargetError: it cannot be read now.
+        """

@@ -13,7 +13,7 @@ import msgspec
 from models.batch import Float64
 from models.delta import applied, whole
 from models.frozen import FrozenModel, Scored
-from models.manifest import Manifest, Published, version_name
+from models.manifest import Manifest, MissingWeightsError, Published, version_name
 from models.weights import Weights, decode
 from streaming.features import FeatureReader
 from streaming.fields import Raw
@@ -97,13 +97,13 @@ class WeightsReader:
 
     Attributes:
         swaps: versions taken into service so far.
-        refused: why -> versions refused, each counted once: `damaged`, `unreadable`.
+        refused: why -> versions refused, each counted once: `damaged`, `missing` (it, or what it is a delta to), `unreadable`.
         last_refusal: what was said of the last one; None while the newest is in service.
 
     Example:
         >>> from pathlib import Path
-        >>> from streaming.adapters.directory import DirectoryWeights
-        >>> reader = WeightsReader(DirectoryWeights(Path("nowhere")), clock=lambda: 0)
+        >>> from streaming.adapters.directory_source import DirectorySource
+        >>> reader = WeightsReader(DirectorySource(Path("nowhere")), clock=lambda: 0)
         >>> reader.poll(), reader.served
         (False, None)
     """
@@ -116,7 +116,7 @@ class WeightsReader:
         self._refused: tuple[int, int] | None = None
         self._skip = self._skipped = 0
         self.swaps = 0
-        self.refused: dict[str, int] = {"damaged": 0, "unreadable": 0}
+        self.refused: dict[str, int] = {"damaged": 0, "missing": 0, "unreadable": 0}
         self.last_refusal: str | None = None
         self.looked_ms: int | None = None
         """Processing time of the last look that got an answer."""
@@ -180,6 +180,9 @@ class WeightsReader:
         try:
             weights = self._whole(newest, held)
             model = FrozenModel(weights)
+        except MissingWeightsError as error:
+            self._refuse("missing", newest, error)
+            return False
         except ValueError as error:  # DamagedWeightsError, and tensors that do not fit each other
             self._refuse("damaged", newest, error)
             return False

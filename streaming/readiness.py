@@ -11,8 +11,8 @@ def not_ready(reader: WeightsReader, serving: Serving) -> list[str]:
 
     Example:
         >>> from pathlib import Path
-        >>> from streaming.adapters.directory import DirectoryWeights
-        >>> not_ready(WeightsReader(DirectoryWeights(Path("nowhere")), clock=lambda: 0), Serving())
+        >>> from streaming.adapters.directory_source import DirectorySource
+        >>> not_ready(WeightsReader(DirectorySource(Path("nowhere")), clock=lambda: 0), Serving())
         ['no weights: nothing was published yet; start the run that publishes, or look at its target']
     """
     if reader.served is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Replay(Run):
         log: directory of the log, or of a tape that `afterclick run --record` wrote.
         speed: event time that passes in a second of processing time, in seconds; None is as fast as can be. Of a log alone.
         processes: 2 to read records in a process of its own while batches are learned in this one; what comes out is the same.
-        out, settings, resume, environ: see `Run`.
+        out, settings, resume, environ, tell: see `Run`.
 
     Raises:
         LogError: the log cannot be read. TapeError: the tape cannot. And what `Run` raises.
@@ -44,6 +44,7 @@ class Replay(Run):
         speed: float | None = None,
         processes: int = 1,
         environ: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         refuse_unusable(settings)
         self.size_bytes: int | None = None
@@ -59,7 +60,7 @@ class Replay(Run):
             source.close()
         job = partial(_job, log, settings, speed)
         feed: Feed = IngestHere(job) if processes == 1 else IngestProcess(partial(_encoded, job), REMOTE_ERRORS)
-        super().__init__(out, settings, feed, resume=resume, environ=environ)
+        super().__init__(out, settings, feed, resume=resume, environ=environ, tell=tell)
 
     @property
     def read_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import torch
 
 from models.delay import check_combination, method_of
 from streaming.adapters.cut_directory import CutDirectory
-from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
+from streaming.adapters.targets import Targets
 from streaming.checkpoint import Cut
 from streaming.examples import Kind
 from streaming.features import FeatureReader
@@ -23,6 +24,7 @@ from streaming.metrics import SIDE_OUTPUTS
 from streaming.pipeline import Pipeline
 from streaming.ports import Feed, Output
 from streaming.settings import Settings, SettingsError, dump
+from streaming.target_choice import targets_of
 
 OUTPUTS = ("examples.jsonl.zst", "predictions.jsonl.zst", *(f"{door}.jsonl" for door in SIDE_OUTPUTS))
 
@@ -36,13 +38,15 @@ class Run:
         feed: the first half of the line.
         resume: go on from the newest cut in `out`, if there is one, instead of starting anew.
         environ: where `AFTERCLICK_CRASH_AT` is looked up, for tests: `n` or `n@k` kills this process before numbered step n of
-            the k-th cut.
+            the k-th cut. Holds who asks Redis and the brokers, too.
         through: what outputs go through on their way to the directory.
+        tell: is told, in words, what a person should look at: that a target of the weights is away, say.
 
     Raises:
         RunDirectoryError: `out` cannot be used.
         SettingsError: there is no such method or device, or a feature's path cannot be one; nothing was written.
         CutError: no cut can be resumed from, or it was written under other settings.
+        TargetError: a target of the weights cannot be reached: a run begins only where it can be told from every other.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Run:
         resume: bool,
         environ: Mapping[str, str] | None = None,
         through: Callable[[Output], Output] = lambda output: output,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.passed_over: list[str] = []
         """Damaged cuts that were passed over, and why."""
@@ -61,23 +66,28 @@ class Run:
         """The watermark of the cut that is gone on from."""
         refuse_unusable(settings)
         self._output = RunDirectory(out, OUTPUTS)
+        self._targets: Targets | None = None
         try:
             cuts = CutDirectory(out / "cuts", settings)
             cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
             self._output.cut_back({} if cut is None else cut.lengths)
             self._output.replace("settings.toml", dump(settings).encode())
+            self._targets = targets_of(out, settings, environ or {}, tell=tell)
             self.pipeline = Pipeline(
                 settings,
                 feed=feed,
                 output=through(self._output),
                 cuts=cuts,
-                publisher=DirectoryPublisher(out / "weights", versions_kept=settings.cuts.versions_kept),
+                publisher=self._targets,
                 at_step=CrashAt(environ or {}),
+                monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
             )
             if cut is not None:
                 self.pipeline.restore(cut, tensors)
                 self.resumed_at_ms = cut.at_ms
         except BaseException:
+            if self._targets is not None:
+                self._targets.close()
             self._output.close()
             raise
 
@@ -107,6 +117,8 @@ class Run:
             self._write_run(close_at_end=close_at_end, is_finished=True)
         finally:
             gc.unfreeze()
+            if self._targets is not None:
+                self._targets.close()
             self._output.close()
 
     def _write_run(self, *, close_at_end: bool, is_finished: bool) -> None:

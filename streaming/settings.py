@@ -14,7 +14,8 @@ import msgspec
 import tomli_w
 
 from models.schema import Feature, Labels, Network, Optimizer, Safeguards
-from streaming.connection import SECRETS, Kafka
+from streaming.connection import API_KEY, REDIS_PASSWORD, SECRETS, Kafka, Redis
+from streaming.publication import Gate, Publishing
 from streaming.serving import Serving
 
 TimeUnit = Literal["ms", "s", "us", "iso8601"]
@@ -121,7 +122,10 @@ class Settings(Section, frozen=True):
     safeguards: Safeguards = Safeguards()
     recalibrating: Recalibrating = Recalibrating()
     cuts: Cuts = Cuts()
+    publishing: Publishing = Publishing()
+    gate: Gate = Gate()
     kafka: Kafka = Kafka()
+    redis: Redis = Redis()
     serving: Serving = Serving()
     features: tuple[Feature, ...] = ()
 
@@ -137,7 +141,7 @@ class Settings(Section, frozen=True):
 
     @property
     def hash(self) -> str:
-        """A digest of every value but those of `kafka` and `serving`; two runs with the same one were set alike."""
+        """A digest of every value but those of `_OUTSIDE`; two runs with the same one were set alike."""
         return hashlib.sha256(msgspec.json.encode(_of_result(self))).hexdigest()[:16]
 
 
@@ -151,6 +155,9 @@ _POSITIVE = {
     "safeguards": ("breaker_ratio", "loss_limit", "breaker_limit"),
     "recalibrating": ("segment_ms", "half_life_ms", "least_conversions"),
     "kafka": Kafka.__struct_fields__,
+    "redis": ("timeout_ms", "chunk_bytes"),
+    "publishing": ("snapshot_every", "delta_interval_ms", "retry_ms", "retry_most_ms", "waiting_most"),
+    "gate": ("calibration_most", "log_loss_ratio_most", "outcomes_least", "row_norm_most"),
     "serving": Serving.__struct_fields__[3:],  # all but the exponents
 }
 
@@ -161,9 +168,10 @@ _MOST = {"seed": 2**63 - 1, "threads": 1_024, "horizons": 32}
 """Beyond them torch ends with an error that names no setting, or ends the process; more horizons have no slots."""
 
 
-_SECTIONS = (
-    "windows", "event_time", "labels", "batching", "network", "optimizer", "safeguards", "recalibrating", "cuts", "kafka", "serving",
-)  # fmt: skip
+_SECTIONS = tuple(key for key in Settings.__struct_fields__ if key not in ("log", "features"))
+
+_OUTSIDE = ("kafka", "redis", "publishing", "serving")
+"""They make no difference to a result: from which brokers records come, where weights go, and how they are served."""
 
 
 def _check_ranges(settings: Settings) -> None:
@@ -299,7 +307,7 @@ def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source} is not TOML: {error}") from error
     for name, value in sorted((environ or {}).items()):
-        if name in SECRETS.values():
+        if name in (*SECRETS.values(), REDIS_PASSWORD, API_KEY):
             continue
         *outer, key = name.removeprefix("AFTERCLICK_").lower().split("__")
         if name.startswith("AFTERCLICK_") and outer:
@@ -312,7 +320,7 @@ def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
     try:
         return msgspec.convert(tables, Settings)
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, SettingsError):
+        if isinstance(error.__cause__, ValueError):
             raise SettingsError(str(error.__cause__)) from None
         raise SettingsError(f"{source}: {error}; `afterclick init LOG` writes every key with its meaning") from error
 
@@ -359,12 +367,11 @@ def _without_none(value: Any) -> Any:
 
 
 def _of_result(settings: Settings) -> dict[str, Any]:
-    """All that can make a difference to a result: not from which brokers the records came, or how scorers rank."""
-    return {key: value for key, value in msgspec.to_builtins(settings).items() if key not in ("kafka", "serving")}
+    return {key: value for key, value in msgspec.to_builtins(settings).items() if key not in _OUTSIDE}
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
-    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names, `kafka` and `serving` left out.
+    r"""The keys in which two settings differ, as `section.key: one != other`; features by their names, `_OUTSIDE` left out.
 
     Example:
         >>> differences(Settings(), parse("[labels]\nmethod = 'window'"))

@@ -10,7 +10,6 @@ import msgspec
 from models.delay import method_of
 from models.trainer import Learner, Snapshot
 from streaming.adapters.cut_directory import CutDirectory
-from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.run_directory import OutputFile, RunDirectory
 from streaming.adapters.run_lines import lines_between
 from streaming.arrivals import Arrivals
@@ -23,6 +22,7 @@ from streaming.open_clicks import OpenClick
 from streaming.pipeline import Pipeline, learner_of
 from streaming.recalibrating import Recalibrator
 from streaming.settings import Settings, load
+from streaming.target_choice import targets_of
 
 _MAPS = "calibrating.recalibration."
 """What the names of the maps' tensors begin with, in a cut."""
@@ -40,18 +40,26 @@ class StandingRun:
     Args:
         path: the run directory.
         at_step: called before each numbered step of the cut that is written, for tests that crash there.
+        environ: holds who asks the targets of its weights. tell: is told, in words, what a person should look at.
 
     Raises:
         BackfillError: there is no run, or it has no cut yet.
         RunDirectoryError: it is being written. CutError: no cut can be taken up. SettingsError: its settings cannot be read.
     """
 
-    def __init__(self, path: Path, *, at_step: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        at_step: Callable[[int], None] = lambda number: None,
+        environ: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         if not (path / "settings.toml").is_file():
             raise BackfillError(
                 f"RUN {path} is no run: name the directory that `afterclick replay LOG --out RUN` wrote"
             )
-        self.path, self._at_step = path, at_step
+        self.path, self._at_step, self._environ, self._tell = path, at_step, environ or {}, tell
         self.settings: Settings = load(path / "settings.toml", {})
         self._output = RunDirectory(path, ())
         try:
@@ -118,20 +126,24 @@ class StandingRun:
         """
         self._output.cut_back(self.cut.lengths | self._output.sync())
         outcomes: dict[tuple[str, int], Outcome] | None = {} if self.settings.labels.method == "oracle" else None
+        targets = targets_of(self.path, self.settings, self._environ, tell=self._tell)
         pipeline = Pipeline(
             self.settings,
             feed=Ingest(self.settings, _Unread(self.cut.ingest.places), outcomes),
             output=self._output,
             cuts=self._cuts,
-            publisher=DirectoryPublisher(self.path / "weights", versions_kept=self.settings.cuts.versions_kept),
+            publisher=targets,
             at_step=self._at_step,
         )
         # A cut that says that nothing was read: so the pipeline finds its source ahead of it, and cuts.
         ingest = msgspec.structs.replace(self.cut.ingest, places={})
         changed = msgspec.structs.replace(self.cut, learner=learner.state, clicks=dict(clicks), ingest=ingest)
         pipeline.restore(changed, self._tensors | learner.tensors)
-        for _ in pipeline.run(close_at_end=self.cut.ingest.is_closed):
-            pass
+        try:
+            for _ in pipeline.run(close_at_end=self.cut.ingest.is_closed):
+                pass
+        finally:
+            targets.close()
         return pipeline.metrics()
 
 

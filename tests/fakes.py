@@ -15,6 +15,7 @@ from streaming.events import Click, Conversion, Event, EventDecoder, Impression,
 from streaming.ingest import Ingest
 from streaming.join import Join
 from streaming.log_file import Lines, LogFile, Place
+from streaming.metrics import TargetFigures
 from streaming.pipeline import Pipeline
 from streaming.settings import Fields, Settings
 
@@ -167,12 +168,23 @@ class ListPublisher:
 
     def __init__(self) -> None:
         self.published: list[Published] = []
+        self.kept: list[tuple[Published, str]] = []
         self.epochs = 0
+        self.needs_snapshot = False
+        self.refuses: Exception | None = None
 
     def issue_epoch(self) -> int:
         self.epochs += 1
         return self.epochs
 
     def publish(self, published: Published) -> str:
+        if self.refuses is not None:
+            raise self.refuses
         self.published.append(published)
         return published.manifest.name
+
+    def keep_refused(self, published: Published, why: str) -> None:
+        self.kept.append((published, why))
+
+    def figures(self) -> dict[str, TargetFigures]:
+        return {}

@@ -13,7 +13,7 @@ from fakes import ListLog, MemoryCuts, MemoryOutput
 from worlds import lines_of, small_log, small_settings
 
 from models.batch import Float64
-from models.manifest import Manifest, Published
+from models.manifest import Manifest, MissingWeightsError, Published
 from models.schema import Feature, Network
 from models.weights import Weights, encode
 from streaming.features import FeatureReader
@@ -46,7 +46,7 @@ class FakeSource:
         try:
             return self.versions[epoch, version]
         except KeyError:
-            raise LookupError(f"there is no version {epoch}-{version}") from None
+            raise MissingWeightsError(f"there is no version {epoch}-{version}") from None
 
 
 USER = Feature(name="user", kind="categorical", width=2)

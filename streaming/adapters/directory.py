@@ -1,4 +1,4 @@
-"""Published weights in a directory: writes whole versions, moves `current`, reads them back. Decides nothing about weights.
+"""Published weights in a directory: writes whole versions, moves `current`. Decides nothing about weights.
 
 weights/
     current                      the name of the version to serve
@@ -7,58 +7,36 @@ weights/
         manifest.sha256          the digest of manifest.json, as `sha256sum -c` reads it
         dense.safetensors, rows.safetensors
     epochs/000001                one empty file for every run that ever began
+    refused/NAME/                versions that the gate refused; reason.txt says why
+    held                         why publishing is held, while it is
     lock                         held while `current` moves
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from models.manifest import (
-    DamagedWeightsError,
-    Manifest,
-    Published,
-    decode_manifest,
-    encode_manifest,
-    verify,
-    version_name,
+from models.chains import retained
+from models.manifest import Manifest, Published, encode_manifest, verify
+from streaming.adapters.directory_source import (
+    DIGEST,
+    MANIFEST,
+    DirectoryError,
+    base_of,
+    current_name,
+    digest_line,
+    is_rollback,
+    names,
+    naming,
 )
+from streaming.ports import GapError, HeldError, StaleVersionError
 
-MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
-_NAME = re.compile(r"[0-9]{6}-[0-9]{10}")
 _WRITING, _DELETING = ".writing-", ".deleting-"
-
-
-class DirectoryError(Exception):
-    """Weights cannot be written or read; the message names the path, what is wrong and what to do."""
-
-
-class StaleVersionError(DirectoryError):
-    """A version was refused because a newer one stands there: another run has taken over."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedVersion:
-    """A version that lies in the directory.
-
-    Args:
-        name: epoch and version, as its folder is called.
-        is_current: whether it is the one to serve.
-        manifest: what it says of itself; None if that cannot be read. damage: why; None if it can. Parts are not looked at.
-    """
-
-    name: str
-    is_current: bool
-    manifest: Manifest | None
-    damage: str | None
 
 
 class DirectoryPublisher:
@@ -69,7 +47,7 @@ class DirectoryPublisher:
 
     Args:
         path: the directory; made if it is not there.
-        versions_kept: how many of the newest versions stay; the current one stays in any case.
+        versions_kept: how many of the newest versions stay, and all that they are deltas to; the current one stays in any case.
 
     Raises:
         DirectoryError: the directory cannot be made.
@@ -83,16 +61,22 @@ class DirectoryPublisher:
             )
         self._path = path
         self._versions_kept = versions_kept
-        with _naming(path, "make the directory"):
+        self._epoch = 0  # issued last
+        self._bases: dict[
+            str, str | None
+        ] = {}  # of the versions that lie there, once looked at: a version never changes
+        with naming(path, "make the directory"):
             (path / "epochs").mkdir(parents=True, exist_ok=True)
 
-    def issue_epoch(self) -> int:
-        """A new epoch, greater than any that was issued or published here; asked once by every start of a run."""
+    def issue_epoch(self, *, at_least: int = 1) -> int:
+        """A new epoch, greater than any that was issued or published here; the one issued last, if that is `at_least` as great."""
+        if self._epoch >= at_least > 1:
+            return self._epoch
         epochs = self._path / "epochs"
-        with _naming(epochs, "issue an epoch"):
+        with naming(epochs, "issue an epoch"):
             issued = [int(path.name) for path in epochs.iterdir() if path.name.isdigit()]
-            published = [int(name.partition("-")[0]) for name in _names(self._path)]
-            epoch = max([0, *issued, *published]) + 1
+            published = [int(name.partition("-")[0]) for name in names(self._path)]
+            epoch = max([at_least - 1, *issued, *published]) + 1
             while True:
                 try:
                     os.close(os.open(epochs / f"{epoch:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -100,9 +84,10 @@ class DirectoryPublisher:
                     epoch += 1
                 else:
                     _sync(epochs)
+                    self._epoch = epoch
                     return epoch
 
-    def publish(self, published: Published) -> str:
+    def publish(self, published: Published, *, past_hold: bool = False) -> str:
         """Writes a version, makes it the current one, deletes what is too old.
 
         The same version with the same bytes may be published again: that is what follows a crash.
@@ -111,34 +96,101 @@ class DirectoryPublisher:
             The name of the version.
 
         Raises:
-            StaleVersionError: a newer one is current; nothing was changed.
+            StaleVersionError: a newer one is current; nothing was changed. GapError: it is a delta, and its base is not there.
+            HeldError: publishing is held, and `past_hold` does not say that it goes on nevertheless.
             DirectoryError: other bytes have this name already, or something could not be written (a full disk, say):
                 then nothing of the version is to be seen, and `current` stands where it stood.
             DamagedWeightsError: the bytes are not those the manifest speaks of.
         """
         verify(published)
         name = published.manifest.name
+        self._refuse_held(name, past_hold=past_hold)
         self._refuse_stale(name)
+        self._refuse_gap(published.manifest)
         manifest = encode_manifest(published.manifest)
-        files = {**published.parts, MANIFEST: manifest, DIGEST: _digest_line(manifest)}
-        with _naming(self._path / name, "write the version"):
+        files = {**published.parts, MANIFEST: manifest, DIGEST: digest_line(manifest)}
+        with naming(self._path / name, "write the version"):
             self._remove_leftovers(name)
             if (self._path / name).exists():
                 self._refuse_other_bytes(name, files)
             else:
                 self._write(name, files)
         with self._locked():
+            self._refuse_held(name, past_hold=past_hold)
             self._refuse_stale(name)
-            with _naming(self._path / "current", f"point to version {name}"):
+            with naming(self._path / "current", f"point to version {name}"):
                 if current_name(self._path) != name:
                     _write_file(self._path / ".current", f"{name}\n".encode())
                     (self._path / ".current").replace(self._path / "current")
                     _sync(self._path)
-            with _naming(self._path, "delete old versions"):
-                for old in _names(self._path)[: -self._versions_kept]:
-                    if old < name:
-                        _delete(self._path, old)
+            with naming(self._path, "delete old versions"):
+                self._delete_old(name)
         return name
+
+    def _delete_old(self, name: str) -> None:
+        there = names(self._path)
+        self._bases = {each: self._bases[each] if each in self._bases else base_of(self._path, each) for each in there}
+        kept = retained(self._bases, self._versions_kept)
+        for old in there:
+            if old < name and old not in kept:
+                _delete(self._path, old)
+
+    def keep_refused(self, published: Published, why: str) -> None:
+        """Keeps a version that must not be served under `refused/`, the newest few of them, with the reason in `reason.txt`."""
+        refused = self._path / "refused"
+        with naming(refused, "keep a refused version"):
+            refused.mkdir(exist_ok=True)
+            manifest = encode_manifest(published.manifest)
+            files = {
+                **published.parts,
+                MANIFEST: manifest,
+                DIGEST: digest_line(manifest),
+                "reason.txt": f"{why}\n".encode(),
+            }
+            kept = refused / published.manifest.name
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir()
+            for file, data in files.items():
+                _write_file(kept / file, data)
+            for old in sorted(path.name for path in refused.iterdir())[: -self._versions_kept]:
+                shutil.rmtree(refused / old)
+
+    def hold(self, why: str) -> None:
+        """Refuses every further version, until `release`."""
+        with self._locked(), naming(self._path / "held", "hold publishing"):
+            _write_file(self._path / ".held", f"{why}\n".encode())
+            (self._path / ".held").replace(self._path / "held")
+            _sync(self._path)
+
+    def release(self) -> None:
+        """Lets versions be published again."""
+        with self._locked(), naming(self._path / "held", "release publishing"):
+            (self._path / "held").unlink(missing_ok=True)
+            _sync(self._path)
+
+    def held(self) -> str | None:
+        """Why publishing is held; None if it is not."""
+        with naming(self._path / "held", "look whether publishing is held"):
+            try:
+                return (self._path / "held").read_text(encoding="utf-8", errors="replace").strip()
+            except FileNotFoundError:
+                return None
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _refuse_held(self, name: str, *, past_hold: bool) -> None:
+        if not past_hold and (why := self.held()) is not None:
+            raise HeldError(
+                f"{self._path}: version {name} was refused, publishing is held: {why}; `afterclick weights release` lets it go on"
+            )
+
+    def _refuse_gap(self, manifest: Manifest) -> None:
+        base = manifest.base_name
+        if base is not None and not (self._path / base / MANIFEST).is_file():
+            raise GapError(
+                f"{self._path}: version {manifest.name} was refused, it is a delta to {base}, which is not there: publish a snapshot"
+            )
 
     def _write(self, name: str, files: dict[str, bytes]) -> None:
         writing = self._path / f"{_WRITING}{name}"
@@ -165,10 +217,13 @@ class DirectoryPublisher:
         if current is not None and name < current:
             raise StaleVersionError(
                 f"{self._path}: version {name} was refused, {current} is current: a newer run publishes here; "
-                "end this one, or give it a directory of its own"
+                "end this one, or give it a directory of its own",
+                current=current,
             )
 
     def _refuse_other_bytes(self, name: str, files: dict[str, bytes]) -> None:
+        if is_rollback(self._path, name) and (self._path / name / MANIFEST).read_bytes() != files[MANIFEST]:
+            raise StaleVersionError(f"{self._path}: version {name} was refused, a rollback has that name", current=name)
         for file, data in files.items():
             path = self._path / name / file
             if not path.is_file() or path.read_bytes() != data:
@@ -180,113 +235,11 @@ class DirectoryPublisher:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time between the look at `current` and its move; the lock ends with its holder."""
-        with _naming(self._path / "lock", "take the lock"):
+        with naming(self._path / "lock", "take the lock"):
             lock = (self._path / "lock").open("wb")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-class DirectoryWeights:
-    """Published versions as scorers read them: `ports.WeightsSource`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def current(self) -> tuple[int, int] | None:
-        """The version to serve; None if none was published."""
-        name = current_name(self._path)
-        if name is None:
-            return None
-        epoch, _, version = name.partition("-")
-        return int(epoch), int(version)
-
-    def fetch(self, epoch: int, version: int) -> Published:
-        """A version, every byte of it verified; the errors of `read_version`."""
-        return read_version(self._path, version_name(epoch, version))
-
-
-def current_name(path: Path) -> str | None:
-    """The name of the version to serve; None if none was published.
-
-    Raises:
-        DirectoryError: `current` holds no name.
-    """
-    with _naming(path / "current", "read the pointer"):
-        try:
-            name = (path / "current").read_text(encoding="utf-8", errors="replace").strip()
-        except FileNotFoundError:
-            return None
-    if not _NAME.fullmatch(name):
-        raise DirectoryError(
-            f"{path / 'current'} holds {name[:40]!r}, which is no version: write the name of one of {_names(path)[-3:]} into it"
-        )
-    return name
-
-
-def list_versions(path: Path) -> list[ListedVersion]:
-    """The versions in a directory, oldest first; none if it is not there."""
-    current = current_name(path)
-    listed = []
-    for name in _names(path):
-        try:
-            listed.append(ListedVersion(name, name == current, _read_manifest(path, name), None))
-        except (DamagedWeightsError, DirectoryError) as error:
-            listed.append(ListedVersion(name, name == current, None, str(error)))
-    return listed
-
-
-def read_version(path: Path, name: str | None = None) -> Published:
-    """A version, every byte of it verified.
-
-    Args:
-        path: the directory.
-        name: which one; None is the current one.
-
-    Raises:
-        DirectoryError: there is no such version, or it cannot be read.
-        DamagedWeightsError: it is damaged; the message names version and part.
-    """
-    if name is None:
-        name = current_name(path)
-        if name is None:
-            raise DirectoryError(f"{path} has no current version: nothing was published there yet")
-    if name not in _names(path):
-        raise DirectoryError(f"{path} has no version {name!r}; it has {', '.join(_names(path)) or 'none'}")
-    manifest = _read_manifest(path, name)
-    parts = {}
-    for part in manifest.parts:
-        if "/" in part or part.startswith("."):
-            raise DamagedWeightsError(f"{MANIFEST} of version {name} names a part {part!r} outside of its folder")
-        with _naming(path / name / part, "read the part"):
-            if (path / name / part).is_file():
-                parts[part] = (path / name / part).read_bytes()
-    published = Published(manifest, parts)
-    verify(published)
-    return published
-
-
-def _read_manifest(path: Path, name: str) -> Manifest:
-    with _naming(path / name, "read the version"):
-        data, digest = (path / name / MANIFEST).read_bytes(), (path / name / DIGEST).read_bytes()
-    if digest != _digest_line(data):
-        raise DamagedWeightsError(f"{MANIFEST} of version {name} is damaged: its digest is not the one in {DIGEST}")
-    manifest = decode_manifest(data)
-    if manifest.name != name:
-        raise DamagedWeightsError(f"{MANIFEST} of version {name} is that of version {manifest.name}")
-    return manifest
-
-
-def _digest_line(manifest: bytes) -> bytes:
-    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
-
-
-def _names(path: Path) -> list[str]:
-    """The versions that lie there, oldest first."""
-    if not path.is_dir():
-        return []
-    with _naming(path, "list the versions"):
-        return sorted(entry.name for entry in path.iterdir() if _NAME.fullmatch(entry.name))
 
 
 def _delete(path: Path, name: str) -> None:
@@ -310,14 +263,3 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _naming(path: Path, intent: str) -> Iterator[None]:
-    """Says which path an error of the system is about, and what was to be done there."""
-    try:
-        yield
-    except OSError as error:
-        raise DirectoryError(
-            f"{path}: could not {intent} ({error.strerror or error}): look at the disk's free space and rights, then try again"
-        ) from error

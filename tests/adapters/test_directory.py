@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from models.manifest import DamagedWeightsError, Manifest, Published, encode_manifest
 from models.schema import Network
 from models.weights import Weights, decode, encode
-from streaming.adapters.directory import (
+from streaming.adapters.directory import DirectoryPublisher
+from streaming.adapters.directory_source import (
     DirectoryError,
-    DirectoryPublisher,
-    StaleVersionError,
     current_name,
     list_versions,
     read_version,
 )
+from streaming.ports import StaleVersionError
 
 
 def version(epoch, number, value=1.0, size=4):

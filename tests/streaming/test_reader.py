@@ -11,7 +11,8 @@ from scorers import FakeSource, Told, probability, small_run, tiny
 
 from models.manifest import Published
 from models.schema import Feature
-from streaming.adapters.directory import DirectoryPublisher, DirectoryWeights
+from streaming.adapters.directory import DirectoryPublisher
+from streaming.adapters.directory_source import DirectorySource
 from streaming.features import FeatureReader
 from streaming.ids import Salt
 from streaming.reader import NoWeightsError, WeightsReader, following
@@ -149,7 +150,7 @@ def test_a_gap_is_refused_and_the_next_snapshot_heals_it():
     source.publish(tiny(1, 3, base=2))
     assert not reader.poll()
     assert "1-2" in (reader.last_refusal or "")
-    assert reader.refused == {"damaged": 0, "unreadable": 1}
+    assert reader.refused == {"damaged": 0, "missing": 1, "unreadable": 0}
     assert reader.score(ONE).weights_version == (1, 1)
     source.publish(tiny(1, 4))
     assert reader.poll()
@@ -169,7 +170,7 @@ def test_a_damaged_part_is_refused_by_name_and_the_old_version_stays():
     for _ in range(3):
         assert not reader.poll()
     assert "rows.safetensors of version 000001-0000000002 is damaged" in (reader.last_refusal or "")
-    assert reader.refused == {"damaged": 1, "unreadable": 0}, "one version is counted once"
+    assert reader.refused == {"damaged": 1, "missing": 0, "unreadable": 0}, "one version is counted once"
     assert reader.score(ONE).weights_version == (1, 1)
     source.publish(good)
     assert any(reader.poll() for _ in range(70)), "it is tried again, more and more rarely"
@@ -285,7 +286,7 @@ def test_swaps_under_load_fail_nobody_and_every_answer_is_of_one_version():
 
 def test_a_directory_is_followed(tmp_path):
     publisher = DirectoryPublisher(tmp_path, versions_kept=2)
-    reader = WeightsReader(DirectoryWeights(tmp_path), clock=Clock())
+    reader = WeightsReader(DirectorySource(tmp_path), clock=Clock())
     assert not reader.poll()
     for version in (1, 2, 3):
         publisher.publish(tiny(1, version, logit=float(version)))
