@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from fakes import ListLog, MemoryCuts, MemoryOutput
+from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput
 from worlds import lines_of, small_log, small_settings
 
 from models.batch import Float64
@@ -100,15 +100,13 @@ class Told:
     expected: list[tuple[Float64, Float64]] = field(default_factory=list)
 
 
-class _Listening:
+class _Listening(ListPublisher):
     """A publisher that asks the trainer, at the moment of publishing, what it would predict."""
 
     def __init__(self, told: Told) -> None:
+        super().__init__()
         self.told = told
         self.pipeline: Pipeline | None = None
-
-    def issue_epoch(self) -> int:
-        return 1
 
     def publish(self, published: Published) -> str:
         assert self.pipeline is not None
@@ -118,7 +116,7 @@ class _Listening:
         pcvr = said.pcvr if recalibrator is None else recalibrator.apply(said.pcvr, inputs)
         self.told.versions.append(published)
         self.told.expected.append((said.pctr, pcvr))
-        return published.manifest.name
+        return super().publish(published)
 
 
 @cache
@@ -128,7 +126,7 @@ def small_run(folder: str, method: str = "survival", objective: str = "esmm", re
 
     log = Path(folder) / "log"
     if not log.exists():
-        small_log(log)
+        small_log(log, impressions=3_000)
     lines = lines_of(log)
     sections: dict[str, dict[str, object]] = {
         "labels": {"method": method},
