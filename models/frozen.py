@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from models.batch import Bool, Float32, Float64, Inputs, Int64
+from models.batch import Float64, Inputs
 from models.features import Columns
 from models.field_maps import FieldMaps
-from models.id_index import IdIndex
+from models.frozen_table import FrozenTable
+from models.frozen_towers import FrozenTowers, Split
 from models.layers.input_layout import InputLayout, Part, bags_of
 from models.likelihoods import likelihood_of, sigmoid
 from models.manifest import DamagedWeightsError, Manifest
 from models.schema import Task
-from models.start_vectors import start_vectors
 from models.weights import Weights, tables_of
 
 _MAPS = "recalibration."
@@ -48,6 +47,7 @@ class FrozenModel:
 
     Args:
         weights: of a whole version. Its tensors are kept, not copied: leave them as they are.
+        before: the version before it, if there is one: where most ids are the same, its index of them is taken on.
 
     Raises:
         DamagedWeightsError: a tensor that scoring needs is missing, or of another shape than features and network say.
@@ -66,7 +66,7 @@ class FrozenModel:
         (array([0.7, 0.5]), {'user': 1})
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, before: FrozenModel | None = None) -> None:
         manifest = weights.manifest
         self.manifest = manifest
         self._layout = InputLayout.of(manifest.features, embedding_width=manifest.network.embedding_width)
@@ -83,18 +83,29 @@ class FrozenModel:
                 )
             self._likelihood = likelihood_of(manifest.form, attribution_window_ms=window_ms)
         heads = ("cvr",) if self._likelihood is None else self._likelihood.heads
-        self._towers = _Towers(weights, ("ctr", *heads), self._layout.widths)
-        self._whole = _Split.of(self._layout, np.zeros(len(self._singles), np.bool_), self._towers.shared)
-        self._splits: dict[bytes, _Split] = {}
+        self._towers = FrozenTowers(weights, ("ctr", *heads), self._layout.widths)
+        self._whole = Split.of(self._layout, np.zeros(len(self._singles), np.bool_), self._towers.shared)
+        self._splits: dict[bytes, Split] = {}
         tables = tables_of(weights.tensors)
-        self._tables = {
-            width: _Table(manifest, *_table(manifest, tables, width), width=width) for width in self._layout.tables
+        self._tables: dict[int, FrozenTable] = {
+            width: FrozenTable(
+                *_table(manifest, tables, width),
+                seed=manifest.network.seed,
+                before=None if before is None else before._tables.get(width),
+            )
+            for width in self._layout.tables
         }
         self._maps = None
         if f"{_MAPS}at" in weights.tensors:
             named = {name.removeprefix(_MAPS): tensor for name, tensor in weights.tensors.items()}
             self._maps = FieldMaps.of_tensors(named)
-        self._field = None if manifest.recalibrated_by is None else self._singles.index(manifest.recalibrated_by)
+        self._field = None
+        if self._maps is not None and manifest.recalibrated_by is not None:
+            if manifest.recalibrated_by not in self._singles:
+                raise DamagedWeightsError(
+                    f"version {manifest.name} is recalibrated by {manifest.recalibrated_by!r}, which is no single feature of it: publish it again"
+                )
+            self._field = self._singles.index(manifest.recalibrated_by)
 
     @property
     def embedding_rows(self) -> int:
@@ -126,7 +137,7 @@ class FrozenModel:
         seen = dict.fromkeys(self._singles, rows) | dict(zip(self._bags, sizes.tolist(), strict=True))
         return Scored(sigmoid(logits[0]), pcvr, seen, unseen)
 
-    def _split_of(self, inputs: Inputs) -> _Split:
+    def _split_of(self, inputs: Inputs) -> Split:
         """What of the shared input all rows have in common; made once for each set of features, mostly one."""
         if len(inputs) < _FEW:
             return self._whole
@@ -136,7 +147,7 @@ class FrozenModel:
         if split is None:
             if len(self._splits) >= _MOST_SPLITS:
                 return self._whole
-            split = self._splits[key] = _Split.of(self._layout, is_common, self._towers.shared)
+            split = self._splits[key] = Split.of(self._layout, is_common, self._towers.shared)
         return split
 
     def _embedded(
@@ -186,116 +197,6 @@ class FrozenModel:
             into = x[plain.task].numpy()[:, plain.columns.start - left : plain.columns.stop - left]
             into[:, : len(plain.numbers)] = np.where(missing, np.float32(0), values)
             into[:, len(plain.numbers) :] = missing
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """The shared input taken apart into what all rows have in common and what each has of its own.
-
-    Args:
-        common, own: parts, placed anew; those of other tasks are all among `own`.
-        common_width, own_width: columns of either in the shared input.
-        common_weight, own_weight: (columns, heads * H) of the first layer.
-    """
-
-    common: list[Part]
-    own: list[Part]
-    common_width: int
-    own_width: int
-    common_weight: torch.Tensor
-    own_weight: torch.Tensor
-
-    @classmethod
-    def of(cls, layout: InputLayout, is_common: Bool, weight: torch.Tensor) -> _Split:
-        common: list[Part] = []
-        own: list[Part] = []
-        widths = {True: 0, False: 0}
-        columns: dict[bool, list[int]] = {True: [], False: []}
-        for part in layout.parts:
-            if part.task != "shared":
-                own.append(part)
-                continue
-            for is_shared, into in ((True, common), (False, own)):
-                chosen = [number for number, place in enumerate(part.singles) if bool(is_common[place]) == is_shared]
-                bags = () if is_shared else part.bags
-                width = part.width * (len(chosen) + len(bags))
-                if width:
-                    at = widths[is_shared]
-                    singles = tuple(part.singles[number] for number in chosen)
-                    into.append(Part("shared", part.width, singles, bags, slice(at, at + width)))
-                    widths[is_shared] += width
-                    starts = [part.columns.start + part.width * number for number in chosen or range(len(bags))]
-                    columns[is_shared] += [start + column for start in starts for column in range(part.width)]
-        columns[False] += range(len(columns[True]) + len(columns[False]), len(weight))  # the plain numbers
-        chosen_weight = {is_shared: weight[torch.tensor(own, dtype=torch.int64)] for is_shared, own in columns.items()}
-        return cls(common, own, widths[True], len(columns[False]), chosen_weight[True], chosen_weight[False])
-
-
-class _Table:
-    """The vectors of one width, by id."""
-
-    def __init__(self, manifest: Manifest, ids: torch.Tensor, vectors: torch.Tensor, *, width: int) -> None:
-        self.vectors: Float32 = vectors.to(torch.float32).numpy()
-        self._width, self._seed = width, manifest.network.seed
-        self._index = IdIndex()
-        self._index.insert(ids.numpy(), np.arange(len(ids)))
-
-    def read(self, ids: Int64) -> tuple[Float32, Bool | None]:
-        """The vectors of ids, (n,) -> (n, D), and which have no row, (n,); None if all have one."""
-        rows = self._index.find(ids)
-        is_new = rows < 0
-        if not is_new.any():
-            return self.vectors.take(rows, axis=0), None
-        vectors = np.empty((len(ids), self._width), np.float32)
-        known = np.flatnonzero(~is_new)
-        vectors[known] = self.vectors.take(rows[known], axis=0)
-        vectors[is_new] = start_vectors(ids[is_new], width=self._width, seed=self._seed)
-        return vectors, is_new
-
-
-class _Towers:
-    """The dense part: what `esmm.py` computes, without a place to keep what a step back would need."""
-
-    def __init__(self, weights: Weights, heads: tuple[str, ...], inputs: Mapping[Task, int]) -> None:
-        self._heads, widths = len(heads), (*weights.manifest.network.towers, 1)
-        self._part, self._inputs = widths[0], inputs
-
-        def dense(name: str, *shape: int) -> torch.Tensor:
-            tensor = weights.tensors.get(f"dense.{name}")
-            if tensor is None or tuple(tensor.shape) != shape:
-                found = None if tensor is None else tuple(tensor.shape)
-                raise DamagedWeightsError(
-                    f"version {weights.manifest.name} holds dense.{name} as {found}, its features and network need {shape}: publish it again"
-                )
-            return tensor.to(torch.float32)
-
-        size = len(heads) * self._part
-        self.bias = dense("entrance.bias", size)[None]  # (1, heads * H)
-        self.shared = dense("entrance.shared.weight", size, inputs["shared"]).t().contiguous()  # (columns, heads * H)
-        self._ctr = dense("entrance.ctr.weight", self._part, inputs["ctr"]).t()
-        self._cvr = dense("entrance.cvr.weight", size - self._part, inputs["cvr"]).t()
-        self._layers = []
-        for number, (before, after) in enumerate(pairwise(widths)):
-            weight = torch.stack([dense(f"{head}.{number}.weight", after, before) for head in heads])
-            bias = torch.stack([dense(f"{head}.{number}.bias", after) for head in heads])
-            self._layers.append((weight.transpose(1, 2).contiguous(), bias[:, None]))
-        self._is_deep = bool(weights.manifest.network.towers)
-
-    def forward(self, bias: torch.Tensor, x: Mapping[Task, torch.Tensor], shared: torch.Tensor) -> torch.Tensor:
-        """Each task's input (B, columns) -> the logits (heads, B), by these weights of the shared one."""
-        hidden = torch.addmm(bias, x["shared"], shared)  # (B, heads * H)
-        if self._inputs["ctr"]:
-            hidden[:, : self._part].addmm_(x["ctr"], self._ctr)
-        if self._inputs["cvr"]:
-            hidden[:, self._part :].addmm_(x["cvr"], self._cvr)
-        if self._is_deep:
-            hidden.relu_()
-        stacked = hidden.view(len(hidden), self._heads, self._part).transpose(0, 1)  # (heads, B, H)
-        for number, (weight, bias) in enumerate(self._layers, 1):
-            stacked = torch.baddbmm(bias, stacked, weight)  # (heads, B, width)
-            if number < len(self._layers):
-                stacked.relu_()
-        return stacked[:, :, 0]
 
 
 def _table(

@@ -179,7 +179,7 @@ class WeightsReader:
             return False
         try:
             weights = self._whole(newest, held)
-            model = FrozenModel(weights)
+            model = FrozenModel(weights, None if held is None else held.model)
         except MissingWeightsError as error:
             self._refuse("missing", newest, error)
             return False
