@@ -155,3 +155,6 @@ class WeightsSource(Protocol):
             MissingWeightsError: it is not there, or no longer. DamagedWeightsError: it is not what its manifest says; the
                 message names the part or the chunk. TargetError: it cannot be read now.
         """
+
+    def close(self) -> None:
+        """Lets go of the outside."""

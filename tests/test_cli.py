@@ -195,6 +195,33 @@ def test_weights_can_be_listed_shown_and_compared(afterclick: Afterclick, finish
     assert json.loads(afterclick("weights", "diff", finished, names[0], names[-1], "--json").out)
 
 
+def test_an_older_version_is_put_back_and_publishing_is_held_until_it_is_released(
+    afterclick: Afterclick, log: Path, run: Path
+) -> None:
+    listed = json.loads(afterclick("weights", "list", run, "--json").out)
+    names = [version["name"] for version in listed]
+    old, newest = names[1], names[-1]
+    assert listed[1]["manifest"]["kind"] == "delta"
+    anew = f"{newest[:7]}{int(newest[7:]) + 1:010d}"
+    told = afterclick("weights", "rollback", run, old)
+    assert (told.code, f"{old} is current again, as {anew}" in told.out) == (0, True)
+    manifest = json.loads(afterclick("weights", "show", run).out)
+    assert (manifest["version"], manifest["kind"], manifest["republishes"]) == (int(anew[7:]), "snapshot", old)
+    found = json.loads(afterclick("weights", "diff", run, old, anew, "--json").out)
+    assert all(table["moved"] == table["added"] == table["removed"] == 0 for table in found["tables"].values())
+    assert all(dense["change"] == 0 for dense in found["dense"].values())
+
+    assert "publishing is held: " in afterclick("weights", "list", run).err
+    assert afterclick("replay", log, "--out", run, "--resume").code == 0
+    assert json.loads(afterclick("weights", "show", run).out)["version"] == int(anew[7:])
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["refused_versions"]["held"] > 0
+    assert afterclick("weights", "release", run).code == 0
+    assert afterclick("replay", log, "--out", run, "--resume").code == 0
+    assert json.loads(afterclick("weights", "show", run).out)["epoch"] == 3
+    told = afterclick("weights", "rollback", run, "000009-0000000001")
+    assert (told.code, "has no version '000009-0000000001'" in told.err) == (1, True)
+
+
 def test_a_paced_replay_serves_its_metrics_and_ends_the_same(
     afterclick: Afterclick, log: Path, config: Path, finished: Path, tmp_path: Path
 ) -> None:

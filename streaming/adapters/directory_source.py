@@ -63,6 +63,17 @@ def current_name(path: Path) -> str | None:
     return name
 
 
+def parse_version(path: Path, name: str) -> tuple[int, int]:
+    """The (epoch, version) of a version that lies in a directory.
+
+    Raises:
+        DirectoryError: there is no such version.
+    """
+    if name not in names(path):
+        raise DirectoryError(f"{path} has no version {name!r}; it has {', '.join(names(path)) or 'none'}")
+    return parse_name(name)
+
+
 def list_versions(path: Path) -> list[ListedVersion]:
     """The versions in a directory, oldest first; none if it is not there."""
     current = current_name(path)
@@ -90,8 +101,7 @@ def read_version(path: Path, name: str | None = None) -> Published:
         name = current_name(path)
         if name is None:
             raise DirectoryError(f"{path} has no current version: nothing was published there yet")
-    if name not in names(path):
-        raise DirectoryError(f"{path} has no version {name!r}; it has {', '.join(names(path)) or 'none'}")
+    parse_version(path, name)
     manifest = read_manifest(path, name)
     parts = {}
     for part in manifest.parts:
@@ -141,6 +151,9 @@ class DirectorySource:
             if name not in names(self._path):
                 raise MissingWeightsError(str(error)) from error
             raise
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 def read_manifest(path: Path, name: str) -> Manifest:

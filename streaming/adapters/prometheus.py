@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from models.schema import RefusalReason
 from streaming.examples import Kind
-from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, RunMetrics, TaskMetrics
+from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, RunMetrics, TargetFigures, TaskMetrics
 
 # Shown from the first scrape on, at 0: `rate()` and `increase()` miss the first event of a series that appears with it.
 _EVENT_KINDS = ("impression", "click", "conversion", "malformed")
@@ -63,6 +63,7 @@ class RunCollector(Collector):
         yield from _records(metrics)
         yield from _state(metrics)
         yield from _learning(metrics)
+        yield from _publishing(metrics)
         yield from _scores(metrics)
         yield from _early(metrics)
         yield from _delays(metrics)
@@ -172,6 +173,26 @@ def _learning(metrics: RunMetrics) -> Iterator[Metric]:
     yield from _gauge("weights_epoch", "Epoch of the newest published weights, 0 before.", metrics.weights_epoch)
     yield from _gauge("weights_version", "Version of the newest published weights, 0 before.", metrics.weights_version)
     yield from _counter("cuts", "Consistent cuts taken.", metrics.cuts)
+
+
+def _publishing(metrics: RunMetrics) -> Iterator[Metric]:
+    refused = ("not_finite", "norm", "calibration", "log_loss", "coverage", "held")
+    yield from _counter_by("refused_versions", "Versions not published.", "reason", metrics.refused_versions, refused)
+    for name, says, figure in _TARGETS:
+        family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        gathered = family(f"afterclick_{name.removesuffix('_total')}", says, labels=["target"])
+        for target, figures in sorted(metrics.targets.items()):
+            gathered.add_metric([target], figure(figures))
+        yield gathered
+
+
+_TARGETS: tuple[tuple[str, str, Callable[[TargetFigures], float]], ...] = (
+    ("target_versions_total", "Versions that a target took.", lambda figures: figures.published),
+    ("target_retries_total", "Tries to publish that failed.", lambda figures: figures.retries),
+    ("target_dropped_versions_total", "Versions given up for a snapshot to come.", lambda figures: figures.dropped),
+    ("target_waiting_versions", "Versions that wait for a target.", lambda figures: figures.waiting),
+    ("target_is_away", "1 while a target does not answer.", lambda figures: figures.is_away),
+)
 
 
 _SUMS: tuple[tuple[str, str, Callable[[TaskMetrics], float]], ...] = (

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from models.safeguards import Refusals
 from models.schema import Safeguards
 from streaming.adapters.prometheus import MetricsPortError, RunCollector, serve
-from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, EarlyMetrics, RunMetrics, TaskMetrics
+from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, EarlyMetrics, RunMetrics, TargetFigures, TaskMetrics
 
 SCORES = TaskMetrics(
     n=1_000,
@@ -87,6 +87,11 @@ RUN = RunMetrics(
     effective_sample_size=45.7,
     weights_epoch=2,
     weights_version=17,
+    refused_versions={"calibration": 2},
+    targets={
+        "directory": TargetFigures(version="000002-0000000017", published=17),
+        "redis": TargetFigures(published=9, waiting=3, retries=4, dropped=5, is_away=True),
+    },
     cuts=3,
 )
 
@@ -134,6 +139,14 @@ def registry_of(metrics: RunMetrics, *, clock: Callable[[], int] | None = None) 
         ("afterclick_embedding_rows", {}, 321),
         ("afterclick_weights_epoch", {}, 2),
         ("afterclick_weights_version", {}, 17),
+        ("afterclick_refused_versions_total", {"reason": "calibration"}, 2),
+        ("afterclick_refused_versions_total", {"reason": "held"}, 0),
+        ("afterclick_target_versions_total", {"target": "directory"}, 17),
+        ("afterclick_target_versions_total", {"target": "redis"}, 9),
+        ("afterclick_target_waiting_versions", {"target": "redis"}, 3),
+        ("afterclick_target_retries_total", {"target": "redis"}, 4),
+        ("afterclick_target_dropped_versions_total", {"target": "redis"}, 5),
+        ("afterclick_target_is_away", {"target": "redis"}, 1),
         ("afterclick_cuts_total", {}, 3),
         ("afterclick_watermark_timestamp_seconds", {}, 1_700_000_000),
         ("afterclick_event_timestamp_seconds", {}, 1_700_000_010.5),
@@ -229,7 +242,7 @@ def test_the_metrics_are_read_once_a_scrape() -> None:
 def test_the_text_parses_and_names_and_labels_keep_the_conventions() -> None:
     families = list(text_string_to_metric_families(generate_latest(registry_of(RUN, clock=lambda: 0)).decode()))
     labels = {label for family in families for sample in family.samples for label in sample.labels}
-    assert labels == {"kind", "door", "feature", "reason", "task", "whose", "le"}
+    assert labels == {"kind", "door", "feature", "reason", "task", "whose", "target", "le"}
     assert len({family.name for family in families}) == len(families)
     for family in families:
         assert family.name.startswith("afterclick_")
