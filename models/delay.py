@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from models.batch import Event, Float64, Int8
+from models.likelihoods import Form
 from models.weighing import (
     LEAST_F,
     MOST_F,
@@ -40,8 +41,6 @@ from models.weighing import (
     survival_open,
     two,
 )
-
-Form = Literal["pairs", "fnc", "bi_defuse", "dfm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

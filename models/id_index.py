@@ -104,6 +104,13 @@ class IdIndex:
         """Forgets ids, all of them held."""
         self._rows[self._search(ids)[0]] = _GONE
 
+    def copy(self) -> IdIndex:
+        """The same, apart: what is done to one does not reach the other."""
+        other = IdIndex()
+        other._keys, other._rows = self._keys.copy(), self._rows.copy()
+        other._mask, other._used = self._mask, self._used
+        return other
+
     def _clear(self, slots: int) -> None:
         self._keys: Int64 = np.zeros(slots, np.int64)
         self._rows: npt.NDArray[np.int32] = np.full(slots, _EMPTY, np.int32)

@@ -7,12 +7,13 @@ They have no pair of unit mass, so they teach on clicks alone ("composed").
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from models.batch import Event, Float64, Int8
 
+Form = Literal["pairs", "fnc", "bi_defuse", "dfm"]
 DAY_MS = 86_400_000
 
 

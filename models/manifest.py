@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from models.features import Columns, salt_of
+from models.likelihoods import Form
 from models.schema import Feature, Network
 
 FORMAT = 1
@@ -64,6 +65,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         settings_hash, method: of the run that taught it.
         torch_version: it was taught with.
         features, network: as in the settings; all that scoring needs to know of them.
+        form: what pCVR is made of: one head, or those of a method with a likelihood of its own (`likelihoods.py`).
+        attribution_window_ms: within which a conversion counts; `dfm` needs it to score. None: it was not told.
+        recalibrated_by: the feature whose values have maps of their own, where there are `recalibration.*`; None: no feature has.
         kind: a snapshot is complete in itself; a delta is laid over its base.
         base_epoch, base_version: which version a delta is a delta to, of the same epoch; None for a snapshot.
         republishes: the name of the older version whose tensors these are, after a rollback.
@@ -84,6 +88,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     torch_version: str
     features: tuple[Feature, ...]
     network: Network
+    form: Form = "pairs"
+    attribution_window_ms: int | None = None
+    recalibrated_by: str | None = None
     kind: Literal["snapshot", "delta"] = "snapshot"
     base_epoch: int | None = None
     base_version: int | None = None

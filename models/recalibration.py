@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.batch import Float64, Int64
+from models.batch import Float64
 from models.exposure import EXPECTED, OBSERVED, ExposureSums, Seen
-from models.logit_map import LogitMap, logit, probability
-from models.map_fits import FITS, ByValue, by_value
+from models.field_maps import FieldMaps
+from models.logit_map import LogitMap
+from models.map_fits import FITS, by_value
 
 Kind = Literal["platt", "isotonic"]
-
-_NO_VALUES = ByValue(np.zeros(0), np.zeros(0))
 
 
 class Recalibration:
@@ -73,14 +72,12 @@ class Recalibration:
         self._segment_ms = segment_ms
         self._least_conversions = least_conversions
         self._segment: int | None = None
-        self._map = LogitMap()
-        self._ids: Int64 = np.zeros(0, np.int64)
-        self._values = _NO_VALUES
+        self._maps = FieldMaps()
 
     @property
     def map(self) -> LogitMap:
         """The map of all, as it stands in this segment."""
-        return self._map
+        return self._maps.of_all
 
     @property
     def expected(self) -> float:
@@ -131,23 +128,15 @@ class Recalibration:
     def _refit(self) -> None:
         cells = self._sums.everywhere
         if max(cells[EXPECTED].sum(), cells[OBSERVED].sum()) < self._least_conversions:
-            self._map, self._ids, self._values = LogitMap(), np.zeros(0, np.int64), _NO_VALUES
+            self._maps = FieldMaps()
             return
-        self._map = self._fit(cells)
-        self._ids, self._values = self._sums.ids, by_value(self._map, self._sums.by_value)
+        of_all = self._fit(cells)
+        values = by_value(of_all, self._sums.by_value)
+        self._maps = FieldMaps(of_all, self._sums.ids, values.slope, values.intercept)
 
     def apply(self, p: npt.ArrayLike, field_ids: npt.ArrayLike | None = None) -> Float64:
         """The pCVR of B rows, corrected: (B,) as the model gives it, and (B,) ids of the field's values if there is one -> (B,)."""
-        p = np.array(p, np.float64)
-        if self._map.is_identity:
-            return p
-        z = self._map.read(logit(p))
-        if field_ids is not None and len(self._ids):
-            ids = np.asarray(field_ids, np.int64)
-            place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-            own = self._values.intercept[place] + self._values.slope[place] * z
-            z = np.where(self._ids[place] == ids, own, z)
-        return probability(z)
+        return self._maps.apply(p, field_ids)
 
     def published(self) -> dict[str, torch.Tensor]:
         """The maps as they stand, for a scorer in any language.
@@ -163,12 +152,7 @@ class Recalibration:
                 z = value.intercept[v] + value.slope[v] z    if the row's id is value.ids[v]
                 p = 1 / (1 + e^-z)
         """
-        return {
-            **self._map.tensors(),
-            "value.ids": torch.from_numpy(self._ids.copy()),
-            "value.slope": torch.from_numpy(self._values.slope.copy()),
-            "value.intercept": torch.from_numpy(self._values.intercept.copy()),
-        }
+        return self._maps.tensors()
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """All state, as copies: what `restore` continues from bit for bit."""
@@ -186,7 +170,5 @@ class Recalibration:
             for part in ("map.", "sums.")
         )
         self._segment = int(tensors["segment"][0]) if len(tensors["segment"]) else None
-        self._map = LogitMap.of_tensors(maps)
-        self._ids = maps["value.ids"].numpy().copy()
-        self._values = ByValue(maps["value.slope"].numpy().copy(), maps["value.intercept"].numpy().copy())
+        self._maps = FieldMaps.of_tensors(maps)
         self._sums.restore(sums)

@@ -15,6 +15,7 @@ from streaming.cli_backfill import backfill
 from streaming.cli_join import join
 from streaming.cli_kafka import produce, topics
 from streaming.cli_run import run, train
+from streaming.cli_serve import serve
 from streaming.cli_weights import Json, Run, weights
 from streaming.console import ERR, OUT, print_json, print_rows, print_table, print_whole, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
@@ -33,6 +34,7 @@ app.command()(run)
 app.command()(train)
 app.command()(join)
 app.command()(produce)
+app.command()(serve)
 
 Log = Annotated[Path, typer.Argument(help="Directory with impressions, clicks and conversions.", metavar="LOG")]
 Config = Annotated[

@@ -12,6 +12,7 @@ SECRETS = {"username": "AFTERCLICK_KAFKA__SASL_USERNAME", "password": "AFTERCLIC
 """Told by the environment alone: they are in no file, no hash and no run directory."""
 
 REDIS_PASSWORD = "AFTERCLICK_REDIS__PASSWORD"
+API_KEY = "AFTERCLICK_SERVING__API_KEY"
 """Told by the environment alone, too."""
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]

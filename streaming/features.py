@@ -89,6 +89,40 @@ class FeatureReader:
             found.put(rows, self._read([raws[row] for row in rows.tolist()]))
         return self._inputs(found)
 
+    def read_beside(self, shared: Raw, raws: Sequence[Raw]) -> Inputs:
+        """The inputs of rows that have a part in common: a row's own value counts where it has one, else the common one.
+
+        What is common is parsed and hashed once: of 100 rows with 10 of 20 features in common it takes half of what `read` does.
+
+        Args:
+            shared: a JSON object, whole.
+            raws: B JSON objects, each whole; none is fine.
+        """
+        rows = len(raws)
+        own, common = self._fields.read(raws), self._fields.read([shared])
+        digests: list[bytes] = []
+        lengths: list[Int64] = []
+        numbers = np.empty((len(own) - len(self._salts), rows), np.float64)
+        for place, (column, (value,)) in enumerate(zip(own, common, strict=True)):
+            is_shared = column.count(None) == rows
+            if not is_shared and value is not None:
+                column = [value if each is None else each for each in column]
+            if place >= len(self._salts):
+                numbers[place - len(self._salts)] = (
+                    np.nan if is_shared and value is None else value if is_shared else column
+                )
+            elif place < self._words:
+                salt = self._salts[place]
+                digests.append(salt.digests([value]) * rows if is_shared else salt.digests(column))
+            elif is_shared:
+                lengths.append(np.full(rows, len(value or ()), np.int64))
+                digests.append(self._salts[place].digests(value or ()) * rows)
+            else:
+                lists = [words or () for words in column]
+                lengths.append(np.fromiter(map(len, lists), np.int64, rows))
+                digests.append(self._salts[place].digests(list(chain.from_iterable(lists))))
+        return self._inputs(self._found(from_digests(b"".join(digests)), lengths, numbers))
+
     def _glance(self, raws: Sequence[Raw]) -> tuple[_Found, Bool]:
         """What rows hold in which nothing is wrong or unusually written, mostly all; and which are odd, (B,).
 

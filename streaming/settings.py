@@ -14,8 +14,9 @@ import msgspec
 import tomli_w
 
 from models.schema import Feature, Labels, Network, Optimizer, Safeguards
-from streaming.connection import REDIS_PASSWORD, SECRETS, Kafka, Redis
+from streaming.connection import API_KEY, REDIS_PASSWORD, SECRETS, Kafka, Redis
 from streaming.publication import Gate, Publishing
+from streaming.serving import Serving
 
 TimeUnit = Literal["ms", "s", "us", "iso8601"]
 
@@ -125,6 +126,7 @@ class Settings(Section, frozen=True):
     gate: Gate = Gate()
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
+    serving: Serving = Serving()
     features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
@@ -156,6 +158,7 @@ _POSITIVE = {
     "redis": ("timeout_ms", "chunk_bytes"),
     "publishing": ("snapshot_every", "delta_interval_ms", "retry_ms", "retry_most_ms", "waiting_most"),
     "gate": ("calibration_most", "log_loss_ratio_most", "outcomes_least", "row_norm_most"),
+    "serving": Serving.__struct_fields__[3:],  # all but the exponents
 }
 
 _LONGEST_MS = 10**14
@@ -167,8 +170,8 @@ _MOST = {"seed": 2**63 - 1, "threads": 1_024, "horizons": 32}
 
 _SECTIONS = tuple(key for key in Settings.__struct_fields__ if key not in ("log", "features"))
 
-_OUTSIDE = ("kafka", "redis", "publishing")
-"""They make no difference to a result: from which brokers records come, and where weights go."""
+_OUTSIDE = ("kafka", "redis", "publishing", "serving")
+"""They make no difference to a result: from which brokers records come, where weights go, and how they are served."""
 
 
 def _check_ranges(settings: Settings) -> None:
@@ -304,7 +307,7 @@ def parse(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source} is not TOML: {error}") from error
     for name, value in sorted((environ or {}).items()):
-        if name in SECRETS.values() or name == REDIS_PASSWORD:
+        if name in (*SECRETS.values(), REDIS_PASSWORD, API_KEY):
             continue
         *outer, key = name.removeprefix("AFTERCLICK_").lower().split("__")
         if name.startswith("AFTERCLICK_") and outer:

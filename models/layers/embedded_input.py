@@ -11,36 +11,9 @@ from torch.nn.functional import embedding_bag
 
 from models.batch import Inputs, Int64
 from models.embedding import Places, Table
-from models.features import Columns
+from models.layers.input_layout import TASKS, InputLayout, bags_of
 from models.layers.workspace import Workspace
 from models.schema import Feature, Network, Task
-
-TASKS: tuple[Task, ...] = ("shared", "ctr", "cvr")
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Neighbouring columns of one task's input that come from one table.
-
-    Args:
-        singles: which columns of `Inputs.ids`. bags: which bags (g). Only one of the two is filled.
-        columns: where its vectors stand in the task's input.
-    """
-
-    task: Task
-    width: int
-    singles: tuple[int, ...]
-    bags: tuple[int, ...]
-    columns: slice
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """The plain numbers of a task: their values, and behind them what is missing."""
-
-    task: Task
-    numbers: tuple[int, ...]
-    columns: slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +45,11 @@ class EmbeddedInput:
     """
 
     def __init__(self, features: Sequence[Feature], *, network: Network, initial_sum: float) -> None:
-        columns = Columns.of(features)
+        layout = InputLayout.of(features, embedding_width=network.embedding_width)
         self._device = network.device
         self._workspace = Workspace(network.device)
-        self.widths: dict[Task, int] = {}  # columns of each task's input
-        self._parts: list[_Part] = []
-        self._numbers: list[_Numbers] = []
-
-        def width_of(feature: Feature) -> int:
-            return network.embedding_width if feature.width is None else feature.width
-
-        widths = sorted({width_of(feature) for feature in columns.embedded})
-        for task in TASKS:
-            at = 0
-            for width in widths:
-                for is_bag, several in ((False, columns.single), (True, columns.bags)):
-                    mine = tuple(i for i, f in enumerate(several) if f.task == task and width_of(f) == width)
-                    if mine:
-                        place = slice(at, at + width * len(mine))
-                        self._parts.append(_Part(task, width, () if is_bag else mine, mine if is_bag else (), place))
-                        at = place.stop
-            plain = tuple(i for i, feature in enumerate(columns.numbers) if feature.task == task)
-            if plain:
-                self._numbers.append(_Numbers(task, plain, slice(at, at + 2 * len(plain))))
-            self.widths[task] = at + 2 * len(plain)
+        self.widths = layout.widths  # columns of each task's input
+        self._parts, self._numbers = layout.parts, layout.numbers
         self.tables = {
             width: Table(
                 width=width,
@@ -104,7 +58,7 @@ class EmbeddedInput:
                 max_rows=network.max_rows,
                 device=network.device,
             )
-            for width in widths
+            for width in layout.tables
         }
 
     def locate(self, inputs: Inputs) -> Located:
@@ -118,7 +72,7 @@ class EmbeddedInput:
                 holds_all = len(part.singles) == inputs.ids.shape[1]  # then in order, and without a copy
                 ids = (inputs.ids if holds_all else inputs.ids[:, part.singles]).reshape(-1)  # (B * features,)
             else:
-                ids, offsets[number] = _bags(inputs, part.bags)
+                ids, offsets[number] = bags_of(inputs, part.bags)
             found[part.width].append(ids)
             spans.append(slice(taken[part.width], taken[part.width] + len(ids)))
             taken[part.width] += len(ids)
@@ -175,18 +129,6 @@ class EmbeddedInput:
             width: _sums(torch.cat(own) if len(own) > 1 else own[0], located.places[width])
             for width, own in terms.items()
         }
-
-
-def _bags(inputs: Inputs, bags: tuple[int, ...]) -> tuple[Int64, Int64]:
-    """The ids of some features' bags, bag after bag, and where each bag starts."""
-    rows = len(inputs)
-    ids, offsets, taken = [], [np.zeros(1, np.int64)], 0
-    for bag in bags:
-        starts = inputs.bag_offsets[bag * rows : (bag + 1) * rows + 1]
-        ids.append(inputs.bag_ids[starts[0] : starts[-1]])
-        offsets.append(starts[1:] - starts[0] + taken)
-        taken += len(ids[-1])
-    return np.concatenate(ids), np.concatenate(offsets)
 
 
 def _sums(terms: torch.Tensor, places: Places) -> torch.Tensor:

@@ -265,3 +265,35 @@ def test_counting_goes_on_from_a_cut():
     reader.faults.update({"x": 5})
     reader.read([b'{"x":"seven"}'])
     assert reader.faults == {"x": 6}
+
+
+def test_rows_with_a_part_in_common_read_as_if_each_had_it_all():
+    shared = {"user": "u", "age": 3, "list": ["a", "b"], "price": 2.5, "hour": 7}
+    rows = [{"item": "a"}, {"item": 5, "price": 1, "list": ["c"]}, {"user": "v", "hour": 1, "list": []}, {"age": 4}]
+    features = [
+        Feature(name="user", kind="categorical"),
+        Feature(name="item", kind="categorical"),
+        Feature(name="age", kind="categorical"),
+        Feature(name="both", kind="crossed", inputs=("user", "item")),
+        Feature(name="list", kind="multi", ids_of="item"),
+        Feature(name="hour", kind="numeric", transform="buckets", boundaries=(2.0, 5.0)),
+        Feature(name="price", kind="numeric"),
+        Feature(name="none", kind="numeric"),
+    ]
+    reader = FeatureReader(features)
+    beside = reader.read_beside(json.dumps(shared).encode(), [json.dumps(row).encode() for row in rows])
+    merged = reader.read([json.dumps(shared | row).encode() for row in rows])
+    for one, other in zip(fields_of(beside), fields_of(merged), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert reader.faults == {}
+    assert len(reader.read_beside(b"{}", [])) == 0
+
+
+def test_what_is_wrong_in_the_common_part_is_counted_once():
+    reader = FeatureReader([Feature(name="user", kind="categorical"), Feature(name="price", kind="numeric")])
+    reader.read_beside(b'{"user":{}}', [b'{"price":"9"}', b'{"price":1}'])
+    assert reader.faults == {"user": 1, "price": 1}
+
+
+def fields_of(inputs):
+    return inputs.ids, inputs.bag_ids, inputs.bag_offsets, inputs.numbers

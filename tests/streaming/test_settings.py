@@ -218,3 +218,27 @@ def test_differences_are_told_by_key() -> None:
     turned = msgspec.structs.replace(RICH, features=RICH.features[::-1])
     assert differences(RICH, turned) == ["features: in another order"]
     assert RICH.hash != other.hash
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("pctr_exponent = -1", "serving.pctr_exponent must not be negative"),
+        ("max_items = 0", "serving.max_items must be above 0"),
+        ("factors = {bid = 20, age = -6}", "exponents of 25 at most in all"),
+        ("factors = {bid = nan}", "exponents of 25 at most in all"),
+        ("unseen_alarm_share = 1.5", "serving.unseen_alarm_share must lie above 0 and be at most 1"),
+        ("api_key = 's3cret'", "api_key"),
+    ],
+)
+def test_a_way_to_serve_that_cannot_be_is_refused(text, says):
+    with pytest.raises(SettingsError, match=says):
+        parse(f"[serving]\n{text}")
+
+
+def test_how_scores_are_served_is_no_part_of_a_result():
+    one, other = Settings(), parse("[serving]\nfactors = {bid = 1.0}", {"AFTERCLICK_SERVING__API_KEY": "s3cret"})
+    assert one.hash == other.hash
+    assert differences(one, other) == []
+    assert "s3cret" not in dump(other)
+    assert parse(dump(other)) == other
