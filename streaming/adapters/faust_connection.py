@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-from aiokafka.helpers import create_ssl_context
 import faust
+from aiokafka.helpers import create_ssl_context
 from yarl import URL
 
 from streaming.adapters.kafka_connection import BrokerError

@@ -77,7 +77,7 @@ def rate_of_noop(kafka: Server, settings: Settings, records: int) -> float:
     """From the first take that the counting agent tells of to the last; Faust prints what it says as a warning."""
     environ = os.environ | {"BROKER": kafka.bootstrap, "TOPIC": settings.kafka.topic(RecordKind.IMPRESSION.stem)}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "faust", "-A", "faust_noop", "--datadir", folder, "worker", "-l", "warning"]
+        command = [sys.executable, "-m", "faust", "-A", "faust_noop", "--datadir", folder, "worker", "-l", "warn"]
         agent = subprocess.Popen(
             command, cwd=NOOP.parent, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
