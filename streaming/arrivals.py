@@ -58,6 +58,16 @@ class Arrivals:
     now_ms: int | None = None
     held_ms: int = 0
 
+    @property
+    def records(self) -> int:
+        """How many there are, refused ones among them."""
+        return len(self.times) + len(self.refused)
+
+    @property
+    def first_watermark_ms(self) -> int | None:
+        """The watermark that the first record met; None without one."""
+        return int(self.watermarks[0]) if len(self.times) else None
+
     def at(self, index: int) -> str:
         """Where a record was read, as `file:line` or `topic[partition]@offset`."""
         return place_of(self.names[self.files[index]], int(self.numbers[index]))

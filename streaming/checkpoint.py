@@ -130,8 +130,7 @@ def decode_cut(files: Mapping[str, bytes], settings: Settings, *, name: str) -> 
         raise CutError(f"cut {name} is damaged: {error.args[0]} is missing") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CutError(f"cut {name} is damaged: {MANIFEST} cannot be read ({error})") from error
-    if manifest.settings != settings:
-        keys = "; ".join(differences(manifest.settings, settings))
+    if keys := "; ".join(differences(manifest.settings, settings)):  # brokers are no part of them
         raise OtherRunError(
             f"cut {name} was written under other settings ({keys}): resume with those, or start anew in another --out"
         )

@@ -14,7 +14,7 @@ import typer
 from streaming.cli_backfill import backfill
 from streaming.cli_join import join
 from streaming.cli_kafka import produce, topics
-from streaming.cli_run import run
+from streaming.cli_run import run, train
 from streaming.cli_weights import Json, Run, weights
 from streaming.console import ERR, OUT, print_json, print_rows, print_table, print_whole, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
@@ -31,6 +31,7 @@ app.add_typer(topics, name="topics")
 app.command()(backfill)
 app.command()(run)
 app.command()(join)
+app.command()(train)
 app.command()(produce)
 
 Log = Annotated[Path, typer.Argument(help="Directory with impressions, clicks and conversions.", metavar="LOG")]

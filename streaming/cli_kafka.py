@@ -144,8 +144,6 @@ def produce(
             with progress(f"producing {log}", source.size_bytes) as done:
                 for arrivals in paced:
                     feed.produce(arrivals)
-                    if speed != "max":
-                        sink.flush()
                     done(source.read_bytes if source.size_bytes is not None else sum(feed.produced.values()))
                 sink.flush()
         finally:

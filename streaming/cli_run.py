@@ -8,46 +8,84 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streaming.console import print_json, print_rows, progress, warn
 from streaming.settings import load
 
+if TYPE_CHECKING:
+    from streaming.live_run import Of
+
+
+Out = Annotated[Path, typer.Option("--out", help="Directory of the run; gone on from its newest cut if there is one.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="Settings (TOML); [kafka] says which brokers and topics. Default: OUT/settings.toml."
+    ),
+]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from", help="Where a new run begins to read: earliest, latest, or a time (ISO 8601, or UTC epoch ms)."
+    ),
+]
+MetricsHost = Annotated[str, typer.Option(help="Address to serve them on; 0.0.0.0 is every one.")]
+MetricsPort = Annotated[
+    int | None, typer.Option(help="Serve Prometheus metrics at http://HOST:PORT/metrics while it runs.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")]
+
 
 def run(
-    out: Annotated[
-        Path, typer.Option("--out", help="Directory of the run; gone on from its newest cut if there is one.")
-    ],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="Settings (TOML); [kafka] says which brokers and topics. Default: OUT/settings.toml."
-        ),
-    ] = None,
-    begin: Annotated[
-        str,
-        typer.Option(
-            "--from", help="Where a new run begins to read: earliest, latest, or a time (ISO 8601, or UTC epoch ms)."
-        ),
-    ] = "earliest",
+    out: Out,
+    config: Config = None,
+    begin: From = "earliest",
     record: Annotated[
         Path | None,
         typer.Option(
             "--record", help="Directory for a tape of all that is read; `afterclick replay` takes it as a log."
         ),
     ] = None,
-    metrics_host: Annotated[str, typer.Option(help="Address to serve them on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics at http://HOST:PORT/metrics while it runs.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")] = False,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    as_json: Json = False,
 ) -> None:
     """Join, label, learn, score, cut and publish what comes by Kafka, until it is told to stop (Ctrl-C, SIGTERM).
 
     The same command starts a run and goes on with it. Stopped, or killed at any moment, it loses nothing and learns nothing twice.
     """
+    _go(out, config, begin, "events", record=record, host=metrics_host, port=metrics_port, as_json=as_json)
+
+
+def train(
+    out: Out,
+    config: Config = None,
+    begin: From = "earliest",
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    as_json: Json = False,
+) -> None:
+    """Learn, score, cut and publish what `afterclick join` workers make of events, until it is told to stop (Ctrl-C, SIGTERM).
+
+    Each example is learned once, however often a worker that was killed has sent it. The same command starts it and goes on with it.
+    """
+    _go(out, config, begin, "examples", record=None, host=metrics_host, port=metrics_port, as_json=as_json)
+
+
+def _go(
+    out: Path,
+    config: Path | None,
+    begin: str,
+    of: Of,
+    *,
+    record: Path | None,
+    host: str,
+    port: int | None,
+    as_json: bool,
+) -> None:
     from streaming.adapters.prometheus import RunCollector
     from streaming.adapters.prometheus import serve as serve_metrics
     from streaming.lab.summary import run_rows, run_warnings
@@ -57,16 +95,16 @@ def run(
     settings = load(out / "settings.toml" if config is None and (out / "settings.toml").is_file() else config)
     latest = RunMetrics()
     server = None
-    if metrics_port is not None:
+    if port is not None:
         collector = RunCollector(lambda: latest, clock=lambda: time.time_ns() // 1_000_000)
-        server = serve_metrics(collector, metrics_port, host=metrics_host)
+        server = serve_metrics(collector, port, host=host)
     try:
-        live = LiveRun(out, settings, begin=begin, record=record, environ=os.environ)
+        live = LiveRun(out, settings, begin=begin, record=record, environ=os.environ, of=of)
         for reason in live.passed_over:
             warn(f"{reason}; the cut before it is used")
         before = {number: signal.signal(number, _stopping(live.stop)) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with progress(f"running {settings.kafka.model}", None) as done:
+            with progress(f"learning from the {of} of {settings.kafka.model}", None) as done:
                 records, shown = 0, 0.0
                 for count in live.run():
                     records += count

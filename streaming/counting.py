@@ -19,7 +19,7 @@ from streaming.outputs import door_of
 if TYPE_CHECKING:  # no torch where nothing is learned
     from models.trainer import StepReport
 
-_RECORDS = (*(kind.name.lower() for kind in RecordKind), "malformed")
+_RECORDS = (*(kind.name.lower() for kind in RecordKind), "malformed", "block")
 
 
 def count_arrivals(counts: IngestFigures, arrivals: Arrivals) -> None:
@@ -31,6 +31,18 @@ def count_arrivals(counts: IngestFigures, arrivals: Arrivals) -> None:
     for refused in arrivals.refused:
         _add(counts.events, refused.kind.name.lower() if refused.is_future else "malformed", 1)
         _count_side(counts, door_of(refused), refused.kind)
+
+
+def count_duplicates(counts: IngestFigures, number: int) -> None:
+    """Counts examples that had come before."""
+    counts.duplicate_examples += number
+
+
+def count_unread(counts: IngestFigures, number: int) -> None:
+    """Counts records that are no blocks of examples."""
+    if number:
+        _add(counts.events, "malformed", number)
+        _add(counts.side_outputs.setdefault("dead_letters", {}), "block", number)
 
 
 def count_leaving(counts: IngestFigures, examples: Examples, sides: Iterable[Side]) -> None:

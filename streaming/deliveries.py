@@ -12,12 +12,25 @@ from streaming.log_file import Place
 from streaming.metrics import IngestFigures
 
 
+class HeldState(msgspec.Struct, frozen=True):
+    """Examples that were joined elsewhere and wait, as `decode_examples` reads them; and by what it is known which have been seen.
+
+    Args:
+        mark_ms: when the newest seen are due; -1 before the first. at_mark: (impression_id, slot) of those.
+    """
+
+    examples: bytes
+    mark_ms: int
+    at_mark: list[tuple[str, int]]
+
+
 class PartitionState(msgspec.Struct, frozen=True):
-    """One join partition in a cut: how far its watermark has come, whether it is idle, and all that is open in it."""
+    """One join partition in a cut: how far its watermark has come, whether it is idle, and all that is open in it, here or in examples."""
 
     watermark_ms: int | None
     is_idle: bool
-    join: JoinSnapshot
+    join: JoinSnapshot | None = None
+    held: HeldState | None = None
 
 
 class IngestState(msgspec.Struct, frozen=True, kw_only=True):

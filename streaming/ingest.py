@@ -7,43 +7,23 @@ All before the batches is kept apart by join partition; batches are of all of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
 from models.delay import method_of
-from streaming.arrivals import Arrivals
 from streaming.batching import Batcher, Collator, Group
-from streaming.counting import copy_figures, count_arrivals, count_leaving
-from streaming.deliveries import Delivery, IngestState, PartitionState
-from streaming.examples import Examples, Kind, Slot
-from streaming.join import Join
-from streaming.joined import Side, Windows
-from streaming.label import Outcome, Policy
+from streaming.counting import copy_figures, count_leaving
+from streaming.deliveries import Delivery, IngestState
+from streaming.examples import Examples
+from streaming.label import Outcome
 from streaming.log_file import Place
 from streaming.metrics import IngestFigures, PartitionFigures
-from streaming.outputs import door_of, refused_line, side_line
-from streaming.ports import Source
+from streaming.outputs import side_line
+from streaming.partitions import PARTITION_FIGURES, Partition, join_partition, policy_of
+from streaming.ports import Arriving, Source
 from streaming.settings import Settings
 
 HOUR_MS = 3_600_000
-
-
-class _Partition:
-    """A join partition on its way."""
-
-    def __init__(self, settings: Settings, p: int, outcomes: Mapping[tuple[str, int], Outcome] | None) -> None:
-        self.policy = policy_of(settings, outcomes, p=p)
-        self.join = Join(join_windows(settings), self.policy.schedule)
-        self.watermark_ms: int | None = None
-        self.is_idle = False
-        self.held_ms = 0
-
-    def advance(self, watermark_ms: int, *, is_halt: bool) -> tuple[Examples, list[Side], bool]:
-        """What leaves on the way to the watermark of all, or to its own, if that is the lower one; and whether anything was due."""
-        own_ms = watermark_ms if self.watermark_ms is None else min(watermark_ms, self.watermark_ms)
-        is_halt = is_halt or self.watermark_ms is None or own_ms < self.watermark_ms
-        dues, sides = self.join.on_watermark(own_ms, is_halt=is_halt)
-        return self.policy.on_due(dues), sides, len(dues) > 0
 
 
 class Ingest:
@@ -52,14 +32,21 @@ class Ingest:
     Args:
         settings: of the run. source: see `ports`; a source of several join partitions says which.
         outcomes: method `oracle` only: what a first pass over the same log found.
+        partition_of: what a join partition is, by its number; None: a join and a policy.
     """
 
     def __init__(
-        self, settings: Settings, source: Source, outcomes: Mapping[tuple[str, int], Outcome] | None = None
+        self,
+        settings: Settings,
+        source: Source,
+        outcomes: Mapping[tuple[str, int], Outcome] | None = None,
+        *,
+        partition_of: Callable[[int], Partition] | None = None,
     ) -> None:
         batching = settings.batching
         self._settings, self._source = settings, source
-        self._partitions = {p: _Partition(settings, p, outcomes) for p in source.partitions}
+        made = partition_of or (lambda p: join_partition(settings, p, outcomes))
+        self._partitions: dict[int, Partition] = {p: made(p) for p in source.partitions}
         self._batcher = Batcher(
             batch_size=batching.batch_size,
             batch_interval_ms=batching.batch_interval_ms,
@@ -83,15 +70,9 @@ class Ingest:
         """
         for arrivals in self._source:  # bytes -> Event, in arrival order
             partition = self._partitions[arrivals.p]
-            count_arrivals(self._figures, arrivals)
-            lines = [(f"{door_of(refused)}.jsonl", refused_line(refused)) for refused in arrivals.refused]
-            records = len(arrivals.times) + len(arrivals.refused)
+            lines = partition.on_arrivals(arrivals, self._figures)
             self._read_bytes = sum(place.start for place in self._source.places().values())
-            yield Delivery(records, self._read_bytes, lines, [], copy_figures(self._figures))
-            partition.join.on_arrivals(arrivals)
-            partition.is_idle, partition.held_ms = arrivals.is_idle, arrivals.held_ms
-            if arrivals.watermark_ms is not None:
-                partition.watermark_ms = arrivals.watermark_ms
+            yield Delivery(arrivals.records, self._read_bytes, lines, [], copy_figures(self._figures))
             if (reached_ms := self._reached_ms()) is not None:
                 for watermark_ms, is_cut in self._stops(arrivals, reached_ms):
                     yield self._advance(watermark_ms, is_cut=is_cut)
@@ -133,13 +114,14 @@ class Ingest:
             return self._watermark_ms if reached_ms is None else reached_ms
         return max(reached_ms, self._watermark_ms)
 
-    def _stops(self, arrivals: Arrivals, watermark_ms: int) -> Iterator[tuple[int, bool]]:
+    def _stops(self, arrivals: Arriving, watermark_ms: int) -> Iterator[tuple[int, bool]]:
         """The watermarks to halt at on the way to a new one, and whether a cut is due there: multiples of `cut_interval_ms` by
         which something happened, and the end.
         """
         reached_ms, interval_ms = self._watermark_ms, self._settings.cuts.cut_interval_ms
         if reached_ms is None:
-            reached_ms = int(arrivals.watermarks[0]) if len(arrivals.times) else watermark_ms
+            first_ms = arrivals.first_watermark_ms
+            reached_ms = watermark_ms if first_ms is None else first_ms
         while True:
             if not self._is_changed:  # a log may have gaps of years, and the interval may be a millisecond
                 next_ms = self._next_ms()
@@ -151,7 +133,7 @@ class Ingest:
         yield watermark_ms, False
 
     def _next_ms(self) -> int | None:
-        nexts = (partition.join.next_ms for partition in self._partitions.values())
+        nexts = (partition.next_ms for partition in self._partitions.values())
         return min((ms for ms in nexts if ms is not None), default=None)
 
     def _advance(self, watermark_ms: int, *, is_cut: bool = False) -> Delivery:
@@ -187,15 +169,11 @@ class Ingest:
         return max(self._watermark_ms or 0, (self._figures.max_event_time_ms or 0) + longest_ms + 1)
 
     def _shown(self) -> IngestFigures:
-        joins = [partition.join for partition in self._partitions.values()]
         figures = self._figures
         figures.watermark_ms = self._watermark_ms
         figures.feature_faults = dict(self._collator.faults)
-        figures.open_impressions = sum(join.open_impressions for join in joins)
-        figures.open_clicks = sum(join.open_clicks for join in joins)
-        figures.remembered_impressions = sum(join.remembered_impressions for join in joins)
-        figures.pending_records = sum(join.pending_records for join in joins)
-        figures.held_facts = sum(join.held_facts for join in joins)
+        for name in PARTITION_FIGURES:
+            setattr(figures, name, sum(partition.figure(name) for partition in self._partitions.values()))
         figures.partitions = {
             p: PartitionFigures(watermark_ms=own.watermark_ms, is_idle=own.is_idle, held_ms=own.held_ms)
             for p, own in self._partitions.items()
@@ -208,10 +186,7 @@ class Ingest:
         return IngestState(
             places=self._cut_places,
             source=self._source.snapshot(),
-            partitions={
-                p: PartitionState(partition.watermark_ms, partition.is_idle, partition.join.snapshot())
-                for p, partition in self._partitions.items()
-            },
+            partitions={p: partition.snapshot() for p, partition in self._partitions.items()},
             watermark_ms=self._watermark_ms,
             at_ms=self._at_ms,
             batch=self._batcher.snapshot(),
@@ -223,44 +198,13 @@ class Ingest:
     def restore(self, state: IngestState) -> None:
         """Takes up where a cut was taken; the source must have been brought there."""
         for p, partition in self._partitions.items():
-            own = state.partitions[p]
-            partition.watermark_ms, partition.is_idle = own.watermark_ms, own.is_idle
-            partition.join.restore(own.join)
+            partition.restore(state.partitions[p])
         self._watermark_ms, self._at_ms = state.watermark_ms, state.at_ms
         self._batcher.restore(state.batch)
         self._figures = copy_figures(state.figures)
         self._collator.faults.update(state.figures.feature_faults)
         self._open_since = None if state.open_since_ms is None else (self._batcher.taken, state.open_since_ms)
         self._cut_places = state.places
-
-
-def join_windows(settings: Settings) -> Windows:
-    """How long things may take, as the join wants it said."""
-    return Windows(
-        click_ms=settings.windows.click_window_ms,
-        attribution_ms=settings.windows.attribution_window_ms,
-        clock_skew_ms=settings.event_time.clock_skew_ms,
-        orphan_hold_ms=settings.orphan_hold_ms,
-    )
-
-
-def policy_of(settings: Settings, outcomes: Mapping[tuple[str, int], Outcome] | None = None, *, p: int = 0) -> Policy:
-    """The labelling policy of these settings in a join partition; `outcomes` for method `oracle` alone."""
-    method, windows = method_of(settings.labels.method), settings.windows
-    return Policy(
-        map(Kind, method.sees),
-        p=p,
-        observation_window_ms=0 if method.observes_at_click else windows.observation_window_ms,
-        attribution_window_ms=windows.attribution_window_ms,
-        horizons=settings.labels.horizons,
-        outcomes=outcomes,
-    )
-
-
-def first_look_ms(settings: Settings) -> int | None:
-    """The age at which a click gets its first label; None if the method draws none before the last."""
-    policy = policy_of(settings, {} if settings.labels.method == "oracle" else None)
-    return dict(policy.schedule.after_click_ms).get(Slot.OBSERVED)
 
 
 def collator_of(settings: Settings) -> Collator:
@@ -272,26 +216,3 @@ def collator_of(settings: Settings) -> Collator:
         edges_ms=policy_of(settings, {} if settings.labels.method == "oracle" else None).edges_ms,
         heads_window_ms=looks_ms if settings.labels.delay_model == "heads" else None,
     )
-
-
-def find_outcomes(source: Source, settings: Settings) -> dict[tuple[str, int], Outcome]:
-    """What finally became of each click whose attribution window the log covers: the first pass for method `oracle`."""
-    windows = settings.windows
-    policy = Policy(
-        (),
-        p=0,
-        observation_window_ms=windows.observation_window_ms,
-        attribution_window_ms=windows.attribution_window_ms,
-    )
-    join = Join(join_windows(settings), policy.schedule)
-    outcomes: dict[tuple[str, int], Outcome] = {}
-    for arrivals in source:
-        join.on_arrivals(arrivals)
-        if arrivals.watermark_ms is not None:
-            for example in policy.on_due(join.on_watermark(arrivals.watermark_ms)[0]):
-                if example.kind == Kind.OUTCOME:
-                    impression = example.impression
-                    outcomes[impression.impression_id, impression.event_time_ms] = Outcome(
-                        example.conversion_ms, example.value
-                    )
-    return outcomes

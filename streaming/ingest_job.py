@@ -18,11 +18,13 @@ from streaming.adapters.tape import TapePolls, TapeWriter
 from streaming.arrivals import Arrivals
 from streaming.connection import credentials
 from streaming.deliveries import Delivery, IngestState
-from streaming.ingest import Ingest, find_outcomes
+from streaming.ingest import Ingest
 from streaming.label import Outcome
 from streaming.live import LiveSource, Polled, Polls
 from streaming.log_file import Place
 from streaming.log_source import LogSource
+from streaming.partitions import ExamplePartition, find_outcomes
+from streaming.polled_blocks import BlockSource
 from streaming.settings import Settings
 
 PACED_BLOCK_BYTES = 4096
@@ -66,7 +68,15 @@ class KafkaJob(msgspec.Struct, frozen=True, tag="kafka"):
     state: IngestState | None
 
 
-Job = LogJob | TapeJob | KafkaJob
+class ExamplesJob(msgspec.Struct, frozen=True, tag="examples"):
+    """Ingest what joiners have sent, until somebody asks to stop."""
+
+    settings: Settings
+    begin: str
+    state: IngestState | None
+
+
+Job = LogJob | TapeJob | KafkaJob | ExamplesJob
 
 
 def deliveries_of(job: Job, stop: threading.Event | None = None) -> Iterator[Delivery]:
@@ -75,6 +85,8 @@ def deliveries_of(job: Job, stop: threading.Event | None = None) -> Iterator[Del
         return _of_log(job)
     if isinstance(job, TapeJob):
         return _of_tape(job)
+    if isinstance(job, ExamplesJob):
+        return _of_examples(job, stop or threading.Event())
     return _of_kafka(job, stop or threading.Event())
 
 
@@ -121,6 +133,20 @@ def _of_kafka(job: KafkaJob, stop: threading.Event) -> Iterator[Delivery]:
     finally:
         if tape is not None:
             tape.close()
+        polls.close()
+
+
+def _of_examples(job: ExamplesJob, stop: threading.Event) -> Iterator[Delivery]:
+    settings, places = job.settings, None if job.state is None else job.state.places
+    begin, who = parse_beginning(job.begin), credentials(os.environ)
+    polls = KafkaPolls(settings, who, stems=("examples",), begin=begin, places=places, tell=_tell)
+    try:
+        source = BlockSource(_Until(polls, stop), settings, partitions=polls.partitions, places=polls.starts)
+        ingest = Ingest(settings, source, partition_of=lambda p: ExamplePartition())
+        if job.state is not None:
+            ingest.restore(job.state)
+        yield from ingest.deliveries()
+    finally:
         polls.close()
 
 

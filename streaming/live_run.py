@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -16,22 +17,24 @@ from streaming.adapters.run_directory import RunDirectoryError
 from streaming.adapters.tape import TapeError
 from streaming.connection import credentials
 from streaming.deliveries import IngestState
-from streaming.ingest_job import KafkaJob
+from streaming.ingest_job import ExamplesJob, KafkaJob
 from streaming.run import Run, refuse_unusable
 from streaming.settings import Settings, SettingsError, dump
 
+Of = Literal["events", "examples"]
 MIRRORED = {"dead_letters.jsonl": "dead-letters", "late.jsonl": "late"}
 """Outputs whose lines go to a topic as well."""
 
 
 class LiveRun(Run):
-    """The topics of a model, read by a process of their own and learned in this one.
+    """The topics of a model, read by a process of their own and learned in this one: its events, or examples that joiners made of them.
 
     It goes on from the newest cut in `out` if there is one, so that the same command starts it and starts it again.
 
     Args:
         begin: where to start reading without a cut: earliest, latest, a time.
-        record: directory of a tape of all that is polled.
+        record: directory of a tape of all that is polled; of events alone.
+        of: "events" or "examples".
         environ: also holds who asks the brokers, see `credentials`.
         out, settings: see `Run`.
 
@@ -40,7 +43,14 @@ class LiveRun(Run):
     """
 
     def __init__(
-        self, out: Path, settings: Settings, *, begin: str, record: Path | None, environ: Mapping[str, str]
+        self,
+        out: Path,
+        settings: Settings,
+        *,
+        begin: str,
+        record: Path | None,
+        environ: Mapping[str, str],
+        of: Of = "events",
     ) -> None:
         refuse_unusable(settings)
         parse_beginning(begin)
@@ -50,6 +60,8 @@ class LiveRun(Run):
             raise RunDirectoryError(f"--out {out} holds something that is no run: choose another directory")
 
         def job(state: IngestState | None, close_at_end: bool) -> bytes:
+            if of == "examples":
+                return msgspec.msgpack.encode(ExamplesJob(settings, begin, state))
             return msgspec.msgpack.encode(KafkaJob(settings, begin, None if record is None else str(record), state))
 
         if record is not None and not (record / "settings.toml").is_file():  # a tape is replayed under its own settings

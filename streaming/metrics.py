@@ -102,6 +102,7 @@ class IngestFigures(msgspec.Struct, kw_only=True):
     remembered_impressions: int = 0
     pending_records: int = 0
     held_facts: int = 0
+    duplicate_examples: int = 0
     partitions: dict[int, PartitionFigures] = {}
 
 
@@ -120,6 +121,7 @@ class RunMetrics(msgspec.Struct, kw_only=True):
         remembered_impressions: closed ones remembered so that what follows is called what it is.
         pending_records: read, but not yet in effect (the watermark has not passed them).
         held_facts: clicks and conversions that wait for a late impression.
+        duplicate_examples: examples that a joiner had sent before, and that were not learned again.
         partitions: join partition -> how far it has come; a log of files is partition 0.
         open_predictions: predictions that wait for their label.
         steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches:
@@ -148,6 +150,7 @@ class RunMetrics(msgspec.Struct, kw_only=True):
     remembered_impressions: int = 0
     pending_records: int = 0
     held_facts: int = 0
+    duplicate_examples: int = 0
     partitions: dict[int, PartitionFigures] = {}
     open_predictions: int = 0
     steps: int = 0

@@ -195,6 +195,11 @@ def refused_line(refused: Refused) -> bytes:
     )
 
 
+def unread_line(at: str, reason: str, value: bytes) -> bytes:
+    """A record of the `examples` topic that is no block, as a line of the dead letters."""
+    return _side_line("dead_letters", "block", reason, at, None, None, None, value)
+
+
 def door_of(refused: Refused) -> str:
     """The side output that a refused record goes to."""
     return "future" if refused.is_future else "dead_letters"

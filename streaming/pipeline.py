@@ -26,10 +26,10 @@ from streaming.checkpoint import Cut
 from streaming.counting import count_taught, with_figures
 from streaming.deliveries import IngestState
 from streaming.examples import Examples, Kind
-from streaming.ingest import first_look_ms
 from streaming.metrics import IngestFigures, RunMetrics
 from streaming.open_clicks import OpenClicks
 from streaming.outputs import example_lines, prediction_lines, refused_batch_lines
+from streaming.partitions import first_look_ms
 from streaming.ports import CutStore, Feed, Output, Publisher
 from streaming.scoring import Scoreboard
 from streaming.settings import Settings

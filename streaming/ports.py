@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streaming.arrivals import Arrivals
 from streaming.deliveries import Delivery, IngestState
 from streaming.log_file import Place
 
@@ -16,6 +15,26 @@ if TYPE_CHECKING:  # a process that ingests and does not learn needs no torch
     from streaming.checkpoint import Cut
 
 
+class Arriving(Protocol):
+    """Something of one join partition that has arrived, `Arrivals` or blocks of examples."""
+
+    @property
+    def p(self) -> int:
+        """The join partition."""
+
+    @property
+    def now_ms(self) -> int | None:
+        """Live: processing time, UTC epoch ms."""
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+
+    @property
+    def first_watermark_ms(self) -> int | None:
+        """The first watermark that it tells of."""
+
+
 class Source(Protocol):
     """Gives records in arrival order, and says how far it has."""
 
@@ -23,7 +42,7 @@ class Source(Protocol):
     def partitions(self) -> tuple[int, ...]:
         """The join partitions it reads; (0,) for a log of files."""
 
-    def __iter__(self) -> Iterator[Arrivals]: ...
+    def __iter__(self) -> Iterator[Arriving]: ...
 
     def places(self) -> Mapping[str, Place]:
         """How far each file was handed on."""

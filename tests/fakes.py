@@ -15,6 +15,7 @@ from streaming.events import Click, Conversion, Event, EventDecoder, Impression,
 from streaming.ingest import Ingest
 from streaming.join import Join
 from streaming.log_file import Lines, LogFile, Place
+from streaming.partitions import JoinPartition
 from streaming.pipeline import Pipeline
 from streaming.settings import Fields, Settings
 
@@ -118,7 +119,7 @@ def joins_of(pipeline: Pipeline) -> list[Join]:
     """The joins of a pipeline that ingests in this process, by partition."""
     feed = pipeline._feed
     assert isinstance(feed, Ingest)
-    return [partition.join for partition in feed._partitions.values()]
+    return [partition.join for partition in feed._partitions.values() if isinstance(partition, JoinPartition)]
 
 
 class MemoryOutput:

@@ -123,7 +123,8 @@ def kafka_server(folder: Path, environ: Mapping[str, str], **settings: str) -> S
 
     Args:
         folder: for its data and log.
-        settings: further ones of the broker, dots as `__`; they make it a program of our own.
+        settings: further ones of the broker, dots as `__`; they make it a program of our own. `{clients}` and `{controller}` are
+            the addresses that it listens at.
 
     Raises:
         NotToBeHadError: none can be had; says all that was tried.
@@ -154,20 +155,19 @@ def _first_of(ways: Sequence[Callable[[], Server]]) -> Server:
     raise NotToBeHadError("; ".join(reasons))
 
 
-def _docker() -> None:
-    import docker
-
-    if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
-        raise NotToBeHadError("there is no Docker daemon")
-    client = None
+def _docker(environ: Mapping[str, str] = os.environ) -> None:
+    """Raises NotToBeHadError unless a Docker daemon listens; its own client would leave a socket open where none does."""
+    scheme, _, rest = environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").partition("://")
     try:
-        client = docker.from_env(timeout=5)
-        client.ping()
-    except Exception as error:  # docker, requests and urllib3 each have their own
-        raise NotToBeHadError(f"no Docker daemon answers ({type(error).__name__})") from error
-    finally:
-        if client is not None:
-            client.close()
+        if scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as one:
+                one.settimeout(5)
+                one.connect(rest)
+        else:
+            host, _, port = rest.partition("/")[0].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise NotToBeHadError(f"no Docker daemon answers at {scheme}://{rest} ({error})") from error
 
 
 def _kafka_container(settings: Mapping[str, str]) -> Server:

@@ -44,6 +44,12 @@ def test_all_that_was_tried_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         kafka_server(tmp_path, {"KAFKA_HOME": str(tmp_path)})
 
 
+def test_a_docker_that_does_not_answer_is_none(tmp_path: Path) -> None:
+    for host in (f"unix://{tmp_path}/docker.sock", f"tcp://127.0.0.1:{services.free_ports(1)[0]}", "npipe:////./pipe"):
+        with pytest.raises(NotToBeHadError, match="no Docker daemon answers at "):
+            services._docker({"DOCKER_HOST": host})
+
+
 @pytest.mark.integration
 def test_redis_comes_back_with_its_data(redis: Server) -> None:
     redis.mortal()

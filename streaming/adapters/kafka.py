@@ -6,7 +6,7 @@ No consumer group: which partitions are read, and from where, is said by the run
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -21,6 +21,9 @@ from streaming.idleness import Idleness
 from streaming.live import Polled, start_places
 from streaming.log_file import Place
 from streaming.settings import Settings, SettingsError
+
+EVENTS = tuple(each.stem for each in RecordKind)
+"""The topics of impressions, clicks and conversions."""
 
 Beginning = Literal["earliest", "latest"] | int
 """Where to read from: the earliest or the latest there is, or what was produced at or after a time (UTC epoch ms)."""
@@ -60,6 +63,7 @@ class KafkaPolls:
     Args:
         settings: `[kafka]` and `[event_time]` of them.
         secret: who asks.
+        stems: of the topics; all must have equally many partitions.
         begin: where to start without places.
         places: where to go on, from a cut; those of every partition there is.
         tell: is told, in words, that the brokers are away, and that they are back.
@@ -74,6 +78,7 @@ class KafkaPolls:
         settings: Settings,
         secret: Credentials,
         *,
+        stems: Sequence[str] = EVENTS,
         begin: Beginning = "earliest",
         places: Mapping[str, Place] | None = None,
         tell: Callable[[str], None] = lambda text: None,
@@ -81,6 +86,7 @@ class KafkaPolls:
         monotonic_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
     ) -> None:
         self._kafka, self._secret, self._tell = settings.kafka, secret, tell
+        self._topics = [settings.kafka.topic(stem) for stem in stems]
         self._now_ms, self._monotonic_ms = now_ms, monotonic_ms
         self.is_unreachable = False
         """Whether the brokers did not answer when they were last asked."""
@@ -120,10 +126,6 @@ class KafkaPolls:
         self._idleness = Idleness(self._streams, timeout_ms=settings.event_time.idle_timeout_ms)
         self._look_every_ms = min(max(settings.event_time.idle_timeout_ms // 3, 100), 5_000)
         self._next_look_ms = 0
-
-    @property
-    def _topics(self) -> list[str]:
-        return [self._kafka.topic(kind.stem) for kind in RecordKind]
 
     def _count_partitions(self) -> int:
         counts = {topic: len(self._consumer.partitions_for_topic(topic) or ()) for topic in self._topics}

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import kafka.errors
@@ -58,7 +59,7 @@ def _client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
     """What every client is made with.
 
     Raises:
-        BrokerError: SASL is asked for, and something that it needs is not there.
+        BrokerError: SASL or TLS is asked for, and something that it needs is not there.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": list(settings.bootstrap_servers),
@@ -71,7 +72,10 @@ def _client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
     if settings.security_protocol in ("SSL", "SASL_SSL"):
         options["ssl_check_hostname"] = settings.ssl_check_hostname
         for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-            if (value := getattr(settings, key)) is not None:
+            value: str | None = getattr(settings, key)
+            if value is not None and not Path(value).is_file():
+                raise BrokerError(f"kafka.{key} must name a file in PEM form (got {value!r}): there is none")
+            if value is not None:
                 options[key] = value
     if settings.security_protocol.startswith("SASL"):
         missing = [SECRETS[key] for key in SECRETS if getattr(secret, key) is None]
@@ -111,7 +115,7 @@ def reaching(settings: Kafka, secret: Credentials, intent: str) -> Iterator[None
     _LOG.addHandler(listener)
     try:
         yield
-    except (kafka.errors.KafkaError, OSError, ValueError, AssertionError) as error:
+    except (kafka.errors.KafkaError, OSError, ValueError) as error:
         where = ", ".join(settings.bootstrap_servers)
         asked: str = settings.security_protocol
         if settings.security_protocol.startswith("SASL"):

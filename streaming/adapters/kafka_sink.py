@@ -72,24 +72,28 @@ class KafkaSink:
         return self._partitions[stem]
 
     def send(self, stem: str, value: bytes | None, *, key: bytes | None = None, partition: int | None = None) -> None:
-        """Appends a record; it is there once `flush` has returned."""
+        """Appends a record; it is there once `flush` has returned.
+
+        Raises:
+            BrokerError: one sent before was not acknowledged.
+        """
         self.partitions(stem)
         topic = self._settings.topic(stem)
         try:
             future = self._producer.send(topic, value, key=key, partition=partition)
-        except (kafka.errors.KafkaError, ValueError, AssertionError) as error:
+        except (kafka.errors.KafkaError, ValueError) as error:
             with reaching(self._settings, self._secret, f"append to {topic}"):
                 raise error
         future.add_errback(self._on_failure, topic)
         if partition is not None:
             future.add_callback(self._on_delivery)
         self._sent += 1
-        if self._sent >= _UNDELIVERED:
+        if self._sent >= _UNDELIVERED or self._failed:
             self.flush()
 
     def append(self, stem: str, data: bytes) -> None:
         """Appends lines, a record each."""
-        for line in data.splitlines():
+        for line in data.removesuffix(b"\n").split(b"\n"):
             self.send(stem, line)
 
     def end(self, stem: str, partition: int) -> int | None:

@@ -43,6 +43,7 @@ class Paced:
         first_ms: int | None = None
         started = self._clock()
         for arrivals in self._source:
+            assert isinstance(arrivals, Arrivals)
             if len(arrivals.times):
                 newest_ms = int(arrivals.times.max())
                 first_ms = newest_ms if first_ms is None else first_ms

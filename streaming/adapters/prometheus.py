@@ -162,6 +162,9 @@ def _records(metrics: RunMetrics) -> Iterator[Metric]:
         "feature_faults", "Feature values of a wrong type, taken as missing.", "feature", metrics.feature_faults
     )
     yield from _counter_by("examples", "Examples that left the join.", "kind", metrics.examples, _EXAMPLE_KINDS)
+    yield from _counter(
+        "duplicate_examples", "Examples that a joiner had sent before; not learned again.", metrics.duplicate_examples
+    )
 
 
 def _state(metrics: RunMetrics) -> Iterator[Metric]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import kafka as client
 import pytest
 from brokers import NOBODY, count_of, polled_until, put, put_raw, replaced, settings_on, with_topics
 from fakes import T0, clicked, converted, line_of, shown
 from kafka.admin import KafkaAdminClient
-from services import Server, free_ports, had_or_skipped, kafka_server
+from services import NotToBeHadError, Server, free_ports, had_or_skipped, kafka_server
 
 from streaming.adapters.kafka import KafkaPolls, parse_beginning
 from streaming.adapters.kafka_connection import BrokerError
@@ -176,7 +181,7 @@ def test_a_broker_that_dies_is_told_of_once_and_read_on_from_when_it_is_back(kaf
 
 
 def test_a_sink_needs_its_topic(kafka: Server) -> None:
-    sink = KafkaSink(settings_on(kafka, connect_timeout_ms=2_000).kafka, NOBODY)
+    sink = KafkaSink(settings_on(kafka, connect_timeout_ms=1_000).kafka, NOBODY)
     with pytest.raises(BrokerError, match=r"late: .*topics create"):
         sink.append("late", b"x")
     sink.close()
@@ -207,39 +212,93 @@ def test_records_that_stand_where_they_should_not_become_dead_letters(kafka: Ser
     assert told[2] == "no value"
 
 
+@dataclass(frozen=True)
+class Guarded:
+    """A broker that asks for a user and a password at one address, and speaks TLS at another."""
+
+    server: Server
+    tls: Server
+    certificate: Path
+
+
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A broker that asks for a user and a password."""
-    module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    server = had_or_skipped(
-        lambda: kafka_server(
-            tmp_path_factory.mktemp("guarded"),
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    keys, certificate = folder / "keys.p12", folder / "certificate.pem"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+
+    def start() -> Server:
+        if shutil.which("keytool") is None:
+            raise NotToBeHadError("there is no keytool, which comes with java")
+        common = ["-keystore", str(keys), "-storepass", "changeit", "-alias", "broker"]
+        made = [
+            "-genkeypair",
+            "-keyalg",
+            "EC",
+            "-dname",
+            "CN=localhost",
+            "-ext",
+            "SAN=IP:127.0.0.1",
+            "-storetype",
+            "PKCS12",
+        ]
+        for command in (made, ["-exportcert", "-rfc", "-file", str(certificate)]):
+            subprocess.run(["keytool", *command, *common], check=True, capture_output=True)
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        return kafka_server(
+            folder / "broker",
             os.environ,
-            listeners="SASL_PLAINTEXT://{clients},CONTROLLER://{controller}",
-            advertised__listeners="SASL_PLAINTEXT://{clients}",
-            listener__security__protocol__map="SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            listeners=f"SASL_PLAINTEXT://{{clients}},SSL://{address},CONTROLLER://{{controller}}",
+            advertised__listeners=f"SASL_PLAINTEXT://{{clients}},SSL://{address}",
+            listener__security__protocol__map="SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT",
             inter__broker__listener__name="SASL_PLAINTEXT",
             sasl__enabled__mechanisms="PLAIN",
             sasl__mechanism__inter__broker__protocol="PLAIN",
             listener__name__sasl_plaintext__plain__sasl__jaas__config=f'{module} username="admin" password="a" user_admin="a" user_app="secret";',
+            ssl__keystore__location=str(keys),
+            ssl__keystore__type="PKCS12",
+            ssl__keystore__password="changeit",
+            ssl__key__password="changeit",
         )
-    )
-    yield server
+
+    server = had_or_skipped(start)
+    yield Guarded(server, Server(address), certificate)
     server.close()
 
 
-def test_who_has_the_password_is_let_in_and_who_has_not_is_told_so(guarded: Server) -> None:
+def test_who_has_the_password_is_let_in_and_who_has_not_is_told_so(guarded: Guarded) -> None:
     settings = settings_on(
-        guarded, security_protocol="SASL_PLAINTEXT", sasl_mechanism="PLAIN", connect_timeout_ms=3_000
+        guarded.server, security_protocol="SASL_PLAINTEXT", sasl_mechanism="PLAIN", connect_timeout_ms=3_000
     )
     with pytest.raises(BrokerError, match=r"impressions and .* not there"):
         KafkaPolls(settings, Credentials("app", "secret"))
-    wrong = rf"{guarded.bootstrap} \(SASL_PLAINTEXT, PLAIN, user 'app'\): could not connect: .*uthentication.*AFTERCLICK_KAFKA__SASL_PASSWORD"
+    wrong = rf"{guarded.server.bootstrap} \(SASL_PLAINTEXT, PLAIN, user 'app'\): could not connect: .*uthentication.*AFTERCLICK_KAFKA__SASL_PASSWORD"
     with pytest.raises(BrokerError, match=wrong) as caught:
         KafkaPolls(replaced(settings, connect_timeout_ms=1_000), Credentials("app", "hunter2"))
     assert "hunter2" not in str(caught.value)
     with pytest.raises(BrokerError, match=r"asks for another kafka\.security_protocol"):
         KafkaPolls(replaced(settings, security_protocol="PLAINTEXT", connect_timeout_ms=1_000), NOBODY)
+
+
+@pytest.fixture
+def left_sockets(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Lets what the client left to the collector, sockets of failed handshakes, be collected where that is no error."""
+    yield
+    caplog.get_records("call").clear()  # they hold on to the errors, and those to the sockets
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.usefixtures("left_sockets")
+def test_tls_is_spoken_with_whom_the_authority_vouches_for(guarded: Guarded) -> None:
+    settings = settings_on(guarded.tls, security_protocol="SSL", ssl_cafile=str(guarded.certificate))
+    with pytest.raises(BrokerError, match=r"impressions and .* not there"):
+        KafkaPolls(settings, NOBODY)
+    unknown = replaced(settings, ssl_cafile=None, connect_timeout_ms=500)
+    with pytest.raises(BrokerError, match=r"\(SSL\): could not connect: .*certificate.*kafka\.ssl_cafile"):
+        KafkaPolls(unknown, NOBODY)
+    with pytest.raises(BrokerError, match=r"kafka\.ssl_cafile must name a file in PEM form \(got '/nowhere/ca\.pem'\)"):
+        KafkaPolls(replaced(settings, ssl_cafile="/nowhere/ca.pem"), NOBODY)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from models.safeguards import Refusals
 from models.schema import Safeguards
 from streaming.adapters.prometheus import MetricsPortError, RunCollector, serve
-from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, EarlyMetrics, RunMetrics, TaskMetrics
+from streaming.metrics import SIDE_OUTPUTS, CohortMetrics, EarlyMetrics, PartitionFigures, RunMetrics, TaskMetrics
 
 SCORES = TaskMetrics(
     n=1_000,
@@ -44,6 +44,11 @@ NO_POSITIVES = TaskMetrics(
     reliability=[],
 )
 RUN = RunMetrics(
+    duplicate_examples=4,
+    partitions={
+        0: PartitionFigures(watermark_ms=1_700_000_000_000, held_ms=7_000),
+        1: PartitionFigures(watermark_ms=None, is_idle=True),
+    },
     watermark_ms=1_700_000_000_000,
     max_event_time_ms=1_700_000_010_500,
     events={"impression": 900, "click": 40, "conversion": 5, "malformed": 2},
@@ -229,7 +234,7 @@ def test_the_metrics_are_read_once_a_scrape() -> None:
 def test_the_text_parses_and_names_and_labels_keep_the_conventions() -> None:
     families = list(text_string_to_metric_families(generate_latest(registry_of(RUN, clock=lambda: 0)).decode()))
     labels = {label for family in families for sample in family.samples for label in sample.labels}
-    assert labels == {"kind", "door", "feature", "reason", "task", "whose", "le"}
+    assert labels == {"kind", "door", "feature", "reason", "task", "whose", "le", "p"}
     assert len({family.name for family in families}) == len(families)
     for family in families:
         assert family.name.startswith("afterclick_")

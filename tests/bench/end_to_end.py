@@ -20,10 +20,10 @@ import msgspec
 from models.batch import Batch
 from streaming.batching import Batcher, collate, is_row
 from streaming.features import FeatureReader
-from streaming.ingest import join_windows, policy_of
 from streaming.join import Join
 from streaming.lab.world import World, generate
 from streaming.log_source import LogSource
+from streaming.partitions import join_windows, policy_of
 from streaming.pipeline import learner_of
 from streaming.replay import Replay
 from streaming.settings import Settings, load

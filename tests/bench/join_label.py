@@ -20,12 +20,12 @@ from pathlib import Path
 from models.delay import method_of
 from streaming.adapters.run_directory import RunDirectory
 from streaming.examples import Kind
-from streaming.ingest import join_windows
 from streaming.join import Join
 from streaming.lab.world import World, generate
 from streaming.label import Policy
 from streaming.log_source import LogSource
 from streaming.outputs import door_of, example_lines, refused_line, side_line
+from streaming.partitions import join_windows
 from streaming.run import OUTPUTS
 from streaming.settings import load
 

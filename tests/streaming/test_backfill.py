@@ -570,7 +570,7 @@ def test_a_model_that_was_broken_is_healthy_after_a_rebuild(tmp_path: Path) -> N
     for name in tensors:
         if name.startswith("delays."):
             assert torch.equal(built[name], tensors[name]), name
-    kept = ("at_ms", "places", "join", "batch", "scoreboard", "is_closed")
+    kept = ("ingest", "scoreboard")
     assert [getattr(now, name) for name in kept] == [getattr(cut, name) for name in kept]
 
 

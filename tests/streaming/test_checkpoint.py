@@ -42,7 +42,9 @@ def part_of(data: bytes) -> Part:
 
 def test_a_cut_comes_back_whole(files: dict[str, bytes]) -> None:
     cut, tensors = cut_of(7)
-    assert cut.ingest.partitions[0].join.opened.impressions
+    join = cut.ingest.partitions[0].join
+    assert join is not None
+    assert join.opened.impressions
     assert cut.ingest.batch
     assert cut.clicks
     assert tensors

@@ -16,10 +16,11 @@ from worlds import HOUR_MS, lines_of, small_log, small_settings
 from models.delay import METHODS
 from models.weights import decode
 from streaming.examples import Kind
-from streaming.ingest import Ingest, find_outcomes
+from streaming.ingest import Ingest
 from streaming.label import Outcome
 from streaming.metrics import RunMetrics
 from streaming.open_clicks import OpenClick
+from streaming.partitions import find_outcomes
 from streaming.pipeline import Pipeline, RunEndedError
 from streaming.settings import Settings
 

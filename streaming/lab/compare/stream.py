@@ -11,11 +11,11 @@ import msgspec
 
 from streaming.batching import Batcher, is_row
 from streaming.examples import Example, Examples, Kind
-from streaming.ingest import join_windows, policy_of
 from streaming.join import Join
 from streaming.label import Outcome
 from streaming.log_file import Place
 from streaming.log_source import LogSource
+from streaming.partitions import join_windows, policy_of
 from streaming.settings import Settings
 
 HOUR_MS = 3_600_000
