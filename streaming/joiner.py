@@ -18,12 +18,12 @@ from streaming.counting import count_arrivals, count_leaving
 from streaming.deliveries import PartitionState
 from streaming.example_blocks import encode_block
 from streaming.examples import Example, Examples
-from streaming.ingest import join_windows, policy_of
 from streaming.join import Join
 from streaming.live import Polled, PolledPartition
 from streaming.log_file import Place
 from streaming.metrics import IngestFigures, PartitionFigures
 from streaming.outputs import door_of, refused_line, side_line
+from streaming.partitions import join_windows, policy_of
 from streaming.settings import Settings, SettingsError
 from streaming.watermark import ClockSnapshot
 
@@ -188,7 +188,7 @@ class Joiner:
             partitions=self._partitions,
             places=dict(self.places),
             clock=self._polled.clock.snapshot(),
-            state=PartitionState(watermark_ms, is_idle, self._join.snapshot()),
+            state=PartitionState(watermark_ms, is_idle, join=self._join.snapshot()),
             examples_end=examples_end,
             emitted=[
                 (*identity, due_ms)
@@ -214,6 +214,7 @@ class Joiner:
             raise SettingsError(
                 f"join partition {self.p} was joined under other settings ({keys}): join on with those, or start anew under another kafka.model"
             )
+        assert snapshot.state.join is not None
         self.places = dict(snapshot.places)
         self._polled.clock.restore(snapshot.clock)
         self._join.restore(snapshot.state.join)
