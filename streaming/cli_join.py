@@ -35,7 +35,9 @@ def join(
     """
     try:
         from streaming.adapters.faust_join import FaustJoin
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("faust", "aiokafka", "mode"):
+            raise
         raise SettingsError(
             f"`afterclick join` needs Faust, which is not installed ({error}): pip install 'afterclick[faust]'"
         ) from error

@@ -188,7 +188,7 @@ class Joiner:
             partitions=self._partitions,
             places=dict(self.places),
             clock=self._polled.clock.snapshot(),
-            state=PartitionState(watermark_ms, is_idle, self._join.snapshot()),
+            state=PartitionState(watermark_ms, is_idle, join=self._join.snapshot()),
             examples_end=examples_end,
             emitted=[
                 (*identity, due_ms)
@@ -214,6 +214,7 @@ class Joiner:
             raise SettingsError(
                 f"join partition {self.p} was joined under other settings ({keys}): join on with those, or start anew under another kafka.model"
             )
+        assert snapshot.state.join is not None
         self.places = dict(snapshot.places)
         self._polled.clock.restore(snapshot.clock)
         assert snapshot.state.join is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-import aiokafka
 import faust
+from aiokafka.helpers import create_ssl_context
 from yarl import URL
 
 from streaming.adapters.kafka_connection import BrokerError
@@ -47,7 +47,7 @@ def faust_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
 def _credentials(settings: Kafka, secret: Credentials) -> Any:
     context = None
     if settings.security_protocol in ("SSL", "SASL_SSL"):
-        context = aiokafka.helpers.create_ssl_context(
+        context = create_ssl_context(
             cafile=settings.ssl_cafile, certfile=settings.ssl_certfile, keyfile=settings.ssl_keyfile
         )
         context.check_hostname = settings.ssl_check_hostname

@@ -130,6 +130,7 @@ class FaustJoin:
         self._is_ended = False
         self._save_next_s = self._committed_s = self._looked_s = time.monotonic()
         self._why: str | None = None
+        self._uncommitted: dict[TP, int] = {}
         self._watched = threading.Event()
         self._look_every_s = min(max(settings.event_time.idle_timeout_ms / 3_000, 0.1), 5.0)
         self.metrics = RunMetrics()
@@ -149,10 +150,10 @@ class FaustJoin:
             allow_empty=True,
         )
         self._app.agent(topic, name="join", concurrency=1)(self._work)
-        signals: Any = self._app  # their types say less than they take
-        signals.on_partitions_revoked.connect(self._on_revoked)
-        signals.on_partitions_assigned.connect(self._on_assigned)
-        signals.on_before_shutdown.connect(self._on_shutdown)
+        app: Any = self._app  # Faust's types ask for handlers of a form that no method has
+        app.on_partitions_revoked.connect(self._on_revoked)
+        app.on_partitions_assigned.connect(self._on_assigned)
+        app.on_before_shutdown.connect(self._on_shutdown)
 
     def run(self) -> None:
         """Works until it is told to stop (SIGINT, SIGTERM).
@@ -241,10 +242,10 @@ class FaustJoin:
         ended_s = time.monotonic()
         interval_s = self._settings.kafka.snapshot_interval_ms / 1_000
         self._save_next_s = ended_s + max(interval_s, (ended_s - begun_s) / _SNAPSHOT_SHARE)
-        self._why = (
-            await self._consumer().try_commit({_tp(name): at for name, at in offsets.items()}) if offsets else None
-        )
+        self._uncommitted |= {_tp(name): at for name, at in offsets.items()}
+        self._why = await self._consumer().try_commit(self._uncommitted) if self._uncommitted else None
         if self._why is None:
+            self._uncommitted.clear()
             self._committed_s = time.monotonic()
 
     @property
@@ -261,11 +262,11 @@ class FaustJoin:
                     f"nothing could be committed for {self.commit_age_s:.0f} s ({self._why or 'the brokers do not answer'}): what comes is held back, nothing is lost"
                 )
 
-    async def _on_revoked(self, app: Any, *revoked: Any, signal: Any, **options: Any) -> None:
+    async def _on_revoked(self, app: Any, revoked: set[TP], **options: Any) -> None:
         """Before others may take over: a snapshot and its offsets, then everything is let go."""
         await self._let_go()
 
-    async def _on_shutdown(self, app: Any, *nothing: Any, signal: Any, **options: Any) -> None:
+    async def _on_shutdown(self, app: Any, **options: Any) -> None:
         await self._let_go()
         self._is_ended = True
 
@@ -275,13 +276,13 @@ class FaustJoin:
             if self._failure is None and not self._is_ended:
                 try:
                     await self._save()
+                    self._uncommitted.clear()  # whoever holds them next commits them
                     await self._on_thread(self._worker.drop)
                 except Exception as error:
                     self._end(error)
 
-    async def _on_assigned(self, app: Any, *told: Any, signal: Any, **options: Any) -> None:
+    async def _on_assigned(self, app: Any, assigned: set[TP], **options: Any) -> None:
         """What is to be held; the agent takes it over before it takes records, so that heartbeats do not wait for it."""
-        assigned: set[TP] = told[0]
         dealt = {topic: frozenset(tp.partition for tp in assigned if tp.topic == topic) for topic in self._topics}
         if len(set(dealt.values())) > 1:
             each = ", ".join(f"{sorted(ps)} of {topic}" for topic, ps in dealt.items())

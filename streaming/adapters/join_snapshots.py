@@ -207,7 +207,7 @@ class RedisShelf:
     """
 
     def __init__(self, client: redis.Redis) -> None:
-        self._client = client
+        self._client: Any = client
 
     def _key(self, model: str, p: int, name: str) -> str:
         return f"{{{model}:join:{p}}}:{name}"  # braces: one slot of a cluster for a partition
