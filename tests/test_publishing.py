@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -53,6 +54,12 @@ def replayed(log: Path, out: Path, settings: Settings, *, resume: bool = False) 
     return replay
 
 
+def finish(running: Iterator[int]) -> None:
+    """Runs to the end, slowly enough for the threads behind to have their turn."""
+    for _ in running:
+        time.sleep(0.05)
+
+
 def read(name: str, run: Path, settings: Settings, expected: tuple[int, int]) -> dict[str, bytes]:
     """The current version in a target, whole, as the bytes of a snapshot; once it is the expected one."""
     source = source_of(name, run, settings, {})
@@ -89,9 +96,8 @@ def test_a_run_in_another_directory_takes_over_and_the_first_is_refused(
     next(running)
     second = replayed(log, tmp_path / "second", settings)
     expected = (2, second.pipeline.metrics().weights_version)
-    with pytest.raises(StaleVersionError, match="000002-.* is current: .*end this one"):
-        for _ in running:
-            time.sleep(0.05)  # so that the threads behind have their turn
+    with pytest.raises(StaleVersionError, match=r"000002-.* is current: .*end this one"):
+        finish(running)
     for name in ("redis", "kafka"):
         assert read(name, tmp_path / "second", settings, expected)
 
