@@ -14,7 +14,7 @@ from streaming.examples import Examples, Kind
 from streaming.gate import VersionRefusedError, coverage_of, refusal
 from streaming.held_out import HeldOut
 from streaming.metrics import IngestFigures
-from streaming.ports import HeldError, Publisher, StaleVersionError
+from streaming.ports import GapError, HeldError, Publisher, StaleVersionError
 from streaming.settings import Settings
 
 
@@ -75,6 +75,8 @@ class Issuing:
             return refused.reason
         try:
             self._publisher.publish(encode(weights))
+        except GapError:  # somebody took the base away
+            return self.issue(manifest, figures, snapshot=True, at_cut=at_cut)
         except HeldError:
             return "held"
         except StaleVersionError as error:
