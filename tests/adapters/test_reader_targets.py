@@ -78,7 +78,10 @@ def seen(reader: WeightsReader, version: tuple[int, int]) -> WeightsReader:
 def published_to(place: Place) -> list[Published]:
     epoch = place.target.issue_epoch()
     versions = [tiny(epoch, 1, rows={5: 0.5, 6: 0.25})]
-    versions += [tiny(epoch, n, logit=n / 10, rows={5: n / 10, 6: 0.25} | {7 + k: 0.5 for k in range(n)}, base=n - 1) for n in (2, 3, 4, 5)]
+    versions += [
+        tiny(epoch, n, logit=n / 10, rows={5: n / 10, 6: 0.25} | {7 + k: 0.5 for k in range(n)}, base=n - 1)
+        for n in (2, 3, 4, 5)
+    ]
     return versions
 
 
