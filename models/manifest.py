@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,7 @@ from models.schema import Feature, Network
 
 FORMAT = 1
 _EPOCH_DIGITS, _VERSION_DIGITS = 6, 10
+_NAME = re.compile(rf"[0-9]{{{_EPOCH_DIGITS}}}-[0-9]{{{_VERSION_DIGITS}}}")
 DENSE, ROWS = "dense.safetensors", "rows.safetensors"
 
 
@@ -147,10 +149,15 @@ def version_name(epoch: int, version: int) -> str:
 def parse_name(name: str) -> tuple[int, int]:
     """The (epoch, version) of a name.
 
+    Raises:
+        DamagedWeightsError: it is the name of no version.
+
     Example:
         >>> parse_name("000003-0000000012")
         (3, 12)
     """
+    if not _NAME.fullmatch(name):
+        raise DamagedWeightsError(f"{name[:40]!r} is the name of no version: those are like {version_name(1, 1)}")
     epoch, _, version = name.partition("-")
     return int(epoch), int(version)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from models.batch import Batch, Event, Float64, Inputs
@@ -12,11 +10,11 @@ from models.trainer import Learner, Snapshot
 from models.versions import Versions
 from models.weights import Weights, encode
 from streaming.calibrating import Calibrating
-from streaming.examples import Example
+from streaming.examples import Examples, Kind
 from streaming.gate import VersionRefusedError, coverage_of, refusal
 from streaming.held_out import HeldOut
 from streaming.metrics import IngestFigures
-from streaming.ports import HeldError, Publisher, StaleVersionError
+from streaming.ports import GapError, HeldError, Publisher, StaleVersionError
 from streaming.settings import Settings
 
 
@@ -44,10 +42,10 @@ class Issuing:
             None  # the learner as it was at the last cut whose version passed, if it may fall back
         )
 
-    def on_outcomes(self, outcomes: Iterable[Example]) -> None:
-        """Takes clicks whose labels have become final."""
+    def on_examples(self, examples: Examples) -> None:
+        """Takes what has been scored: versions are compared on the clicks whose labels have become final."""
         if self._held_out.keeps:
-            self._held_out.on_outcomes(outcomes)
+            self._held_out.on_outcomes(examples.of_kind(Kind.OUTCOME))
 
     def issue(
         self, manifest: Manifest, figures: IngestFigures, *, snapshot: bool = False, at_cut: bool = True
@@ -77,6 +75,8 @@ class Issuing:
             return refused.reason
         try:
             self._publisher.publish(encode(weights))
+        except GapError:  # somebody took the base away
+            return self.issue(manifest, figures, snapshot=True, at_cut=at_cut)
         except HeldError:
             return "held"
         except StaleVersionError as error:

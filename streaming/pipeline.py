@@ -111,7 +111,7 @@ class Pipeline:
             before = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
             predictions = self._scoreboard.predict(*_scored(examples, report.pctr, pcvr))
             self._calibrating.on_batch(examples, rows, batch, report.pcvr, self._scoreboard)
-            self._issuing.on_outcomes(examples.of_kind(Kind.OUTCOME))
+            self._issuing.on_examples(examples)
             after = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
             self._learner.observe_outcomes(after[0] - before[0], after[1] - before[1])
             is_learned = report.refusal is None

@@ -54,6 +54,9 @@ class Replay(Run):
                 raise SettingsError("--speed is for logs: a tape holds the processing times at which it was polled")
             if settings.labels.method == "oracle":
                 raise SettingsError("labels.method = 'oracle' needs a first pass over a log; a tape is read once")
+            # Its settings are those of the run that recorded it, and where that one publishes it must not take over.
+            here = msgspec.structs.replace(settings.publishing, targets=("directory",))
+            settings = msgspec.structs.replace(settings, publishing=here)
         else:  # so that a log that is none is refused before anything is written
             source = LogSource(log, settings)
             self.size_bytes = source.size_bytes

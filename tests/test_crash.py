@@ -15,8 +15,11 @@ import zstandard
 from mortal import Mortals
 from worlds import HOUR_MS, small_log, small_settings
 
+from models.weights import encode
+from streaming.adapters.directory_source import DirectorySource, list_versions
 from streaming.metrics import SIDE_OUTPUTS
 from streaming.settings import dump
+from streaming.whole import read_whole
 
 KILLED = -signal.SIGKILL
 PACKED = ("examples.jsonl.zst", "predictions.jsonl.zst")
@@ -107,6 +110,42 @@ def test_killed_at_each_step_of_one_cut_after_the_other(
         assert mortals.run("replay", log, "--out", out, "--config", config, "--resume", environ=crash) == KILLED
     assert mortals.run("replay", log, "--out", out, "--resume") == 0
     assert_same(left_behind(out), unharmed)
+
+
+@pytest.fixture(scope="module")
+def often(mortals: Mortals, log: Path) -> tuple[Path, dict[str, object]]:
+    """Settings with deltas between cuts, and what a run under them leaves behind."""
+    path, out = log.parent / "often.toml", log.parent / "often"
+    publishing = {"delta_interval_ms": HOUR_MS, "least_interval_ms": 0, "snapshot_every": 5}
+    settings = small_settings(log, cuts={"cut_interval_ms": 6 * HOUR_MS}, publishing=publishing)
+    path.write_text(dump(settings), encoding="utf-8")
+    assert mortals.run("replay", log, "--out", out, "--config", path) == 0
+    return path, left_behind(out)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_killed_after_deltas_and_before_their_cut_readers_end_at_the_same_weights(
+    mortals: Mortals, log: Path, often: tuple[Path, dict[str, object]], tmp_path: Path, step: int
+) -> None:
+    config, expected = often
+    out = tmp_path / "run"
+    crash = {"AFTERCLICK_CRASH_AT": f"{step}@3"}
+    assert mortals.run("replay", log, "--out", out, "--config", config, environ=crash) == KILLED
+    source = DirectorySource(out / "weights")
+    before = source.current()
+    assert before is not None
+    assert read_whole(source, *before).manifest.epoch == 1
+    assert mortals.run("replay", log, "--out", out, "--config", config, "--resume") == 0
+    assert_same(left_behind(out), expected)
+    after = source.current()
+    assert after is not None
+    assert after[0] == 2
+    of_epoch = [listed.manifest for listed in list_versions(out / "weights") if listed.name.startswith("000002-")]
+    assert all(each is not None for each in of_epoch)
+    whole = read_whole(source, *after)
+    assert encode(whole).parts == {
+        name: source.fetch(*after).parts[name] for name in ("dense.safetensors", "rows.safetensors")
+    }
 
 
 def bytes_in(out: Path) -> int:

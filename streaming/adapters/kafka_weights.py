@@ -42,6 +42,8 @@ _TRIES = 5  # to begin anew, where two begin at one moment and fence each other
 _POLL_MS = 500
 _PATIENCE = 20  # polls without a record, before a broker is said not to answer
 _DELIVERY_MS = 30_000
+_TRANSACTION_MS = 300_000  # for all of a version
+_FLUSH_BYTES = 16_777_216  # on their way at once: each record must be there within _DELIVERY_MS
 _SPARE = 16_384  # bytes of a request beside the chunk in it
 
 
@@ -286,6 +288,7 @@ class KafkaTarget:
                 self._settings,
                 self._secret,
                 transactional_id=f"afterclick-{self._name}",
+                transaction_timeout_ms=_TRANSACTION_MS,
                 max_request_size=max(longest, 1_048_576),
                 delivery_timeout_ms=_DELIVERY_MS,
                 request_timeout_ms=_DELIVERY_MS // 2,
@@ -306,10 +309,13 @@ class KafkaTarget:
         try:
             with _reaching(self._settings, self._secret, intent):
                 self._producer.begin_transaction()
-                sent = [
-                    self._producer.send(self._name, value, key=key.encode(), headers=headers, partition=0)
-                    for key, value, headers in records
-                ]
+                sent, unflushed = [], 0
+                for key, value, headers in records:
+                    sent.append(self._producer.send(self._name, value, key=key.encode(), headers=headers, partition=0))
+                    unflushed += len(value or b"")
+                    if unflushed > _FLUSH_BYTES:
+                        self._producer.flush()
+                        unflushed = 0
                 self._producer.flush()
                 for future in sent:
                     future.get(timeout=_DELIVERY_MS / 1000)

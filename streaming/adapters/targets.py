@@ -42,8 +42,8 @@ class Behind:
         self._is_busy = False
         self.needs_snapshot = False
         """Whether what it has been given last cannot be followed by a delta."""
-        self.superseded: StaleVersionError | None = None
-        """Why it takes no more: another run has taken over."""
+        self.ended: Exception | None = None
+        """Why it takes no more: another run has taken over, or a fault that is no matter of waiting."""
         self._thread = threading.Thread(target=self._run, name=f"afterclick-{name}", daemon=True)
         self._thread.start()
 
@@ -53,8 +53,8 @@ class Behind:
         Raises:
             StaleVersionError: another run has taken over.
         """
-        if self.superseded is not None:
-            raise self.superseded
+        if self.ended is not None:
+            raise self.ended
         with self._changed:
             is_snapshot = published.manifest.kind == "snapshot"
             if is_snapshot and self._figures.is_away:
@@ -121,9 +121,7 @@ class Behind:
                 with self._changed:
                     self._drop(after=published)
                 return True
-            self.superseded = error
-            with self._changed:
-                self._waiting.clear()
+            self._end(error)
             return True
         except TargetError as error:
             with self._changed:
@@ -134,6 +132,9 @@ class Behind:
             if is_new:
                 self._tell(f"{error}. Training goes on; publishing there is tried again, with growing pauses")
             return is_done
+        except Exception as error:  # a fault of ours: the run ends with it, in its own thread
+            self._end(error)
+            return True
         with self._changed:
             was_away = self._figures.is_away
             self._count(published=1)
@@ -143,6 +144,11 @@ class Behind:
         if was_away:
             self._tell(f"{self._name} is back, version {name} is there")
         return True
+
+    def _end(self, error: Exception) -> None:
+        self.ended = error
+        with self._changed:
+            self._waiting.clear()
 
     def _drop(self, after: Published | None = None) -> None:
         """Drops what waits up to the newest snapshot; `after` is a version that was refused, which nothing can be a delta to."""

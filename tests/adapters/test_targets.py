@@ -166,8 +166,16 @@ def test_a_run_that_another_has_taken_over_from_is_ended_with_its_next_version(m
     other = FakeTarget(StaleVersionError("a newer run", current="000002-0000000001"))
     targets = made(other=other)
     targets.publish(version(1, 1))
-    settled(targets, lambda _: targets._behind["other"].superseded is not None)
+    settled(targets, lambda _: targets._behind["other"].ended is not None)
     with pytest.raises(StaleVersionError, match="a newer run"):
+        targets.publish(version(1, 2))
+
+
+def test_a_fault_of_ours_behind_the_directory_ends_the_run_and_is_not_lost(made):
+    targets = made(other=FakeTarget(ZeroDivisionError("ours")))
+    targets.publish(version(1, 1))
+    settled(targets, lambda _: targets._behind["other"].ended is not None)
+    with pytest.raises(ZeroDivisionError, match="ours"):
         targets.publish(version(1, 2))
 
 

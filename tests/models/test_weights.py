@@ -18,6 +18,7 @@ from models.manifest import (
     decode_manifest,
     encode_manifest,
     entry_of,
+    parse_name,
     verify,
     version_name,
 )
@@ -125,6 +126,17 @@ def test_names_sort_as_versions_do(versions):
     assert [version_name(*version) for version in sorted(versions)] == sorted(
         version_name(*version) for version in versions
     )
+
+
+@given(st.integers(1, 999_999), st.integers(1, 10**10 - 1))
+def test_a_name_says_which_version_it_is_of(epoch, version):
+    assert parse_name(version_name(epoch, version)) == (epoch, version)
+
+
+@pytest.mark.parametrize("name", ["", "1-1", "000001-0000000001\n", "000001-000000000١"])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(DamagedWeightsError, match="is the name of no version: those are like 000001-0000000001"):
+        parse_name(name)
 
 
 def test_columns_stand_in_the_order_of_a_batch_with_salts_and_widths():
