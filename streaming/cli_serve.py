@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from streaming.ports import WeightsSource
 
 _GRACE_S = 10  # what is being answered when a stop is asked for may take so long
+_KEEP_ALIVE_S = (
+    75  # longer than the minute after which load balancers let go of a silent connection: they should be first
+)
 _SWITCH_S = 0.0005  # how long the thread that loads weights may hold the interpreter while a request waits; Python's own is 5 ms
 
 
@@ -86,6 +89,7 @@ def serve(
                 server_header=False,
                 lifespan="off",
                 timeout_graceful_shutdown=_GRACE_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
             )
         )
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop asked for in either way ends well

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from models.batch import Float64
-from models.delta import applied, whole
 from models.frozen import FrozenModel, Scored
-from models.manifest import Manifest, MissingWeightsError, Published, version_name
-from models.weights import Weights, decode
+from models.manifest import Manifest, MissingWeightsError
+from models.weights import Weights
 from streaming.features import FeatureReader
 from streaming.fields import Raw
+from streaming.whole import read_whole
 
 if TYPE_CHECKING:
     from streaming.ports import WeightsSource
@@ -178,7 +178,7 @@ class WeightsReader:
             self._skipped += 1
             return False
         try:
-            weights = self._whole(newest, held)
+            weights = read_whole(self._source, *newest, held=None if held is None else held.weights)
             model = FrozenModel(weights, None if held is None else held.model)
         except MissingWeightsError as error:
             self._refuse("missing", newest, error)
@@ -207,30 +207,6 @@ class WeightsReader:
             self._refused, self._skipped = version, 0
         self.refused[why] += is_new
         self.last_refusal = said
-
-    def _whole(self, newest: tuple[int, int], held: Served | None) -> Weights:
-        """The version with all that its deltas rest on: back to the one in service, or else to a snapshot."""
-        deltas: list[Published] = []
-        version, base = newest, None if held is None else held.weights
-        while base is None or (base.manifest.epoch, base.manifest.version) != version:
-            published = self._fetch(version)
-            manifest = published.manifest
-            if manifest.base_epoch is None or manifest.base_version is None:
-                base = whole(decode(published))
-                break
-            deltas.append(published)
-            version = manifest.base_epoch, manifest.base_version
-        for published in reversed(deltas):
-            base = applied(base, decode(published))
-        return base
-
-    def _fetch(self, version: tuple[int, int]) -> Published:
-        published = self._source.fetch(*version)
-        if (published.manifest.epoch, published.manifest.version) != version:
-            raise ValueError(
-                f"asked for version {version_name(*version)}, the source gave {published.manifest.name}: publish it again"
-            )
-        return published
 
 
 @contextmanager

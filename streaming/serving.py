@@ -30,7 +30,9 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ] = {}  # name -> exponent; every item must then bring a number of that name, up to MOST_FACTOR
     max_body_bytes: int = 4_194_304  # 4 MiB: some thousand items of 2 KB
     max_items: int = 1_000  # of one request; each takes 10 to 20 us, and others wait as long
-    request_timeout_ms: int = 1_000  # for the whole body to arrive
+    request_timeout_ms: int = (
+        5_000  # for the whole body to arrive; on a busy machine a second may pass between two pieces
+    )
     max_concurrent_requests: int = 128  # more are told 503 at once: a queue that grows answers nobody in time
     max_watermark_age_ms: int | None = (
         None  # older data than this is not ready to serve; None: any age is, as of an old log

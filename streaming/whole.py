@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from models.delta import applied, whole
-from models.manifest import DamagedWeightsError, Published
+from models.manifest import DamagedWeightsError, Published, version_name
 from models.weights import Weights, decode
 from streaming.ports import WeightsSource
 
 _LONGEST = 10_000  # deltas in a row; more is a chain that bites its tail
 
 
-def read_whole(source: WeightsSource, epoch: int, version: int) -> Weights:
+def read_whole(source: WeightsSource, epoch: int, version: int, *, held: Weights | None = None) -> Weights:
     """A version with all of its rows, as F32.
 
+    Args:
+        source: where it is read. epoch, version: which one.
+        held: a whole version that is at hand; what is a delta to it is laid over it, and nothing before it is read.
+
     Raises:
-        MissingWeightsError: it is not there, or one that it is a delta to. DamagedWeightsError: one of them is damaged.
-        TargetError: the source cannot be read now.
+        MissingWeightsError: it is not there, or one that it is a delta to. DamagedWeightsError: one of them is damaged, or another
+            than was asked for. TargetError: the source cannot be read now.
     """
     deltas: list[Published] = []
-    at = source.fetch(epoch, version)
-    while at.manifest.base_epoch is not None and at.manifest.base_version is not None:
-        deltas.append(at)
+    wanted, weights = (epoch, version), held
+    while weights is None or (weights.manifest.epoch, weights.manifest.version) != wanted:
+        found = source.fetch(*wanted)
+        manifest = found.manifest
+        if (manifest.epoch, manifest.version) != wanted:
+            raise DamagedWeightsError(
+                f"asked for version {version_name(*wanted)}, the source gave {manifest.name}: publish it again"
+            )
+        if manifest.base_epoch is None or manifest.base_version is None:
+            weights = whole(decode(found))
+            break
+        deltas.append(found)
         if len(deltas) > _LONGEST:
             raise DamagedWeightsError(
-                f"version {at.manifest.name} hangs on more than {_LONGEST} deltas: publish a snapshot"
+                f"version {manifest.name} hangs on more than {_LONGEST} deltas: publish a snapshot"
             )
-        at = source.fetch(at.manifest.base_epoch, at.manifest.base_version)
-    weights = whole(decode(at))
+        wanted = manifest.base_epoch, manifest.base_version
     for delta in reversed(deltas):
         weights = applied(weights, decode(delta))
     return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -129,6 +130,39 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(plain):
         "/score", content=(b" " * 65_536 for _ in range(1_000)), headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+async def sent_slowly(asked: Scorer, *, requests: int) -> list[int]:
+    """The statuses of requests that are open at once, and whose bodies never end."""
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def status() -> int:
+        told: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            told.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/score",
+            "headers": [],
+            "query_string": b"",
+            "http_version": "1.1",
+        }
+        await asked.app(scope, receive, send)
+        return int(told[0]["status"])
+
+    return list(await asyncio.gather(*[status() for _ in range(requests)]))
+
+
+def test_a_body_that_does_not_arrive_is_given_up_and_too_many_at_once_are_told_so():
+    asked = Scorer(tiny(1, 1), serving=Serving(request_timeout_ms=50, max_concurrent_requests=2))
+    assert sorted(asyncio.run(sent_slowly(asked, requests=4))) == [408, 408, 503, 503]
+    assert asked.score({"items": []}).status_code == 200
 
 
 def test_a_body_of_another_kind_is_refused(plain):

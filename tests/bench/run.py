@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("join_label.py", "esmm_step.py", "collate.py", "end_to_end.py", "open_impression.py")
+BENCHES = ("join_label.py", "esmm_step.py", "collate.py", "end_to_end.py", "open_impression.py", "serving.py")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -216,6 +217,9 @@ def main() -> None:
                 "items": against_bare(port, weights, args.ids, args.rounds),
             }
             result["under_swaps"] = under_swaps(port, publisher, weights, args.ids, args.swaps) if args.swaps else None
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                lines = answer.read().decode().splitlines()
+            result["answers"] = [line for line in lines if "requests_total{" in line and not line.endswith(" 0.0")]
         finally:
             server.terminate()
             server.wait()
