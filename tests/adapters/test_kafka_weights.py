@@ -13,7 +13,8 @@ from services import Server, free_ports
 from weights_made import version
 
 from models.manifest import DamagedWeightsError, MissingWeightsError
-from streaming.adapters.kafka_weights import KafkaSource, KafkaTarget, KafkaWeightsError
+from streaming.adapters.kafka_weights import KafkaTarget
+from streaming.adapters.kafka_weights_source import KafkaSource, KafkaWeightsError
 from streaming.connection import Kafka
 from streaming.ports import GapError, HeldError, StaleVersionError
 
