@@ -38,9 +38,8 @@ class Issuing:
             epsilon=publishing.epsilon,
             row_format=publishing.row_format,
         )
-        self._passed: Snapshot | None = (
-            None  # the learner as it was at the last cut whose version passed, if it may fall back
-        )
+        self._passed: Snapshot | None = None
+        """The learner as it was at the last cut whose version passed, if it may fall back."""
 
     def on_examples(self, examples: Examples) -> None:
         """Takes what has been scored: versions are compared on the clicks whose labels have become final."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.directory_source import DirectorySource
-from streaming.adapters.kafka_weights import KafkaSource, KafkaTarget
+from streaming.adapters.kafka_weights import KafkaTarget
+from streaming.adapters.kafka_weights_source import KafkaSource
 from streaming.adapters.redis_weights import RedisSource, RedisTarget
 from streaming.adapters.targets import Targets
 from streaming.connection import REDIS_PASSWORD, credentials

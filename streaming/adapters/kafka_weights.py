@@ -1,4 +1,4 @@
-"""Published weights in a compacted topic: writes each version in one transaction, reads them back. Decides nothing about weights.
+"""Published weights in a compacted topic: writes each version in one transaction. Decides nothing about weights.
 
 One partition, and by key:
 
@@ -14,144 +14,27 @@ broker, whole. Read what is committed, and nothing is half visible. Versions tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import kafka
 import kafka.errors
-from kafka import TopicPartition
 
 from models.chains import retained
-from models.manifest import (
-    DamagedWeightsError,
-    MissingWeightsError,
-    Published,
-    decode_manifest,
-    parse_name,
-    version_name,
-)
-from streaming.adapters.kafka_connection import BrokerError, connected, reaching
-from streaming.chunks import Chunked, chunks_of, put_together, split
+from models.manifest import DamagedWeightsError, Published, decode_manifest, parse_name, version_name
+from streaming.adapters.kafka_connection import BrokerError, connected
+from streaming.adapters.kafka_weights_source import SHORT, KafkaWeightsError, WeightsTopic, reaching_weights
+from streaming.chunks import Chunked, split
 from streaming.connection import Credentials, Kafka
-from streaming.ports import GapError, HeldError, StaleVersionError, TargetError
+from streaming.ports import GapError, HeldError, StaleVersionError
 
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
-_SHORT = ("epoch", "held", "current")
 _TRIES = 5  # to begin anew, where two begin at one moment and fence each other
-_POLL_MS = 500
-_PATIENCE = 20  # polls without a record, before a broker is said not to answer
 _DELIVERY_MS = 30_000
 _TRANSACTION_MS = 300_000  # for all of a version
 _FLUSH_BYTES = 16_777_216  # on their way at once: each record must be there within _DELIVERY_MS
 _SPARE = 16_384  # bytes of a request beside the chunk in it
-
-
-class KafkaWeightsError(TargetError):
-    """Weights cannot be written to the topic, or read from it; the message names the brokers, what is wrong and what to do."""
-
-
-class _Topic:
-    """What stands in the topic, by key: short records with their values, chunks by their offset.
-
-    Args:
-        settings: which brokers and model. secret: who asks.
-    """
-
-    def __init__(self, settings: Kafka, secret: Credentials) -> None:
-        self._settings, self._secret = settings, secret
-        self._name = settings.topic("weights")
-        self._partition = TopicPartition(self._name, 0)
-        self._at = 0
-        self._empty = 0  # polls in a row
-        self.short: dict[str, bytes] = {}
-        self.manifests: dict[str, Chunked] = {}
-        self.offsets: dict[str, int] = {}
-        try:
-            self._consumer = connected(
-                kafka.KafkaConsumer,
-                settings,
-                secret,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-                fetch_max_wait_ms=100,
-            )
-        except BrokerError as error:
-            raise KafkaWeightsError(str(error)) from error
-        self._consumer.assign([self._partition])
-        self._consumer.seek_to_beginning(self._partition)
-
-    @property
-    def epoch(self) -> int:
-        """The newest that was issued; 0 before the first."""
-        return int(self.short.get("epoch", b"0"))
-
-    def read_to_end(self) -> None:
-        """Takes note of all that was committed until now."""
-        with _reaching(self._settings, self._secret, f"read {self._name}"):
-            end = self._consumer.end_offsets([self._partition])[self._partition]
-            self._consumer.seek(self._partition, self._at) if self._at else None
-            while self._consumer.position(self._partition) < end:
-                for record in self._records():
-                    self._note(record)
-            self._at = self._consumer.position(self._partition)
-
-    def _records(self) -> list[Any]:
-        found = [record for some in self._consumer.poll(timeout_ms=_POLL_MS).values() for record in some]
-        self._empty = 0 if found else self._empty + 1
-        if self._empty > _PATIENCE:
-            raise kafka.errors.KafkaTimeoutError(f"no answer in {_PATIENCE * _POLL_MS / 1000:.0f} s")
-        return found
-
-    def _note(self, record: Any) -> None:
-        key, value = record.key.decode(), record.value or b""
-        name, _, chunk = key.partition("/")
-        if key in _SHORT:
-            is_older = key == "current" and self.short.get(key, b"") > value  # readers never go back
-            self.short[key] = self.short[key] if is_older else value
-        elif chunk and value:
-            self.offsets[key] = record.offset
-        elif chunk:
-            self.offsets.pop(key, None)
-        elif value:
-            headers = dict(record.headers)
-            self.manifests[name] = Chunked(
-                value, headers.get("sha256", b"").decode(errors="replace"), headers.get("chunks", b"")
-            )
-        else:
-            self.manifests.pop(name, None)
-
-    def values_of(self, keys: list[str]) -> dict[str, bytes]:
-        """The values of chunks, those that are there: their offsets are known, and neighbours are read in one go."""
-        wanted = {self.offsets[key]: key for key in keys if key in self.offsets}
-        found: dict[str, bytes] = {}
-        with _reaching(self._settings, self._secret, f"read {self._name}"):
-            end = self._consumer.end_offsets([self._partition])[self._partition]
-            for offset in sorted(wanted):
-                if wanted[offset] in found:
-                    continue
-                self._consumer.seek(self._partition, offset)
-                while self._consumer.position(self._partition) <= min(offset, end - 1):
-                    for record in self._records():
-                        if record.offset in wanted:
-                            found[wanted[record.offset]] = record.value
-        return found
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
-@contextmanager
-def _reaching(settings: Kafka, secret: Credentials, intent: str) -> Iterator[None]:
-    """Calls errors of the client what whoever publishes or reads weights knows."""
-    try:
-        with reaching(settings, secret, intent):
-            yield
-    except BrokerError as error:
-        raise KafkaWeightsError(str(error)) from error
 
 
 class KafkaTarget:
@@ -171,7 +54,7 @@ class KafkaTarget:
         self._name = settings.topic("weights")
         self._epoch = 0
         self._producer: Any = None
-        self._topic = _Topic(settings, secret)
+        self._topic = WeightsTopic(settings, secret)
 
     def issue_epoch(self, *, at_least: int = 1) -> int:
         """A new epoch, greater than any that was issued or published here; the one issued last, if that is `at_least` as great.
@@ -298,7 +181,7 @@ class KafkaTarget:
         except BrokerError as error:
             raise KafkaWeightsError(str(error)) from error
         try:
-            with _reaching(self._settings, self._secret, f"begin to write to {self._name}"):
+            with reaching_weights(self._settings, self._secret, f"begin to write to {self._name}"):
                 self._producer.init_transactions()
         except KafkaWeightsError:
             self._let_go()
@@ -307,7 +190,7 @@ class KafkaTarget:
     def _wrote(self, records: Sequence[tuple[str, bytes | None, list[tuple[str, bytes]]]], intent: str) -> bool:
         """Whether records were written, all of them; not, if another writer has begun since. Then the next try begins anew."""
         try:
-            with _reaching(self._settings, self._secret, intent):
+            with reaching_weights(self._settings, self._secret, intent):
                 self._producer.begin_transaction()
                 sent, unflushed = [], 0
                 for key, value, headers in records:
@@ -321,7 +204,7 @@ class KafkaTarget:
                     future.get(timeout=_DELIVERY_MS / 1000)
                 self._producer.commit_transaction()
             for key, value, _ in records:
-                if key in _SHORT:  # readers see it in a moment; who wrote it must know at once
+                if key in SHORT:  # readers see it in a moment; who wrote it must know at once
                     self._topic.short[key] = value or b""
         except KafkaWeightsError as error:
             self._let_go()
@@ -346,41 +229,3 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-class KafkaSource:
-    """The published versions of a model in its topic, as a `WeightsSource`.
-
-    Args:
-        settings: which brokers and model. secret: who asks.
-
-    Raises:
-        KafkaWeightsError: the brokers cannot be reached.
-    """
-
-    def __init__(self, settings: Kafka, secret: Credentials) -> None:
-        self._name = settings.topic("weights")
-        self._topic = _Topic(settings, secret)
-
-    def current(self) -> tuple[int, int] | None:
-        """The (epoch, version) to serve; None before the first."""
-        self._topic.read_to_end()
-        name = self._topic.short.get("current")
-        return None if name is None else parse_name(name.decode())
-
-    def fetch(self, epoch: int, version: int) -> Published:
-        """A version, every byte of it verified; see `WeightsSource`."""
-        name = version_name(epoch, version)
-        if name not in self._topic.manifests:
-            self._topic.read_to_end()
-        chunked = self._topic.manifests.get(name)
-        if chunked is None:
-            raise MissingWeightsError(f"{self._name} has no version {name}: read the current one")
-        chunks = chunks_of(name, chunked)
-        data = self._topic.values_of([f"{name}/{chunk.name}" for chunk in chunks])
-        by_chunk: dict[str, bytes | None] = {chunk.name: data.get(f"{name}/{chunk.name}") for chunk in chunks}
-        return put_together(name, chunked, chunks, by_chunk)
-
-    def close(self) -> None:
-        """Lets go of the brokers."""
-        self._topic.close()
