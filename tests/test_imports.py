@@ -21,6 +21,7 @@ BAD_IMPORTS = {
     "streaming/label.py": ("import time", "the core asks no client, clock or command line"),
     "streaming/log_file.py": ("import torch", "no torch before the batch"),
     "streaming/outputs.py": ("import pickle", "nothing unsafe is loaded"),
+    "streaming/readiness.py": ("import models.trainer", "the scorer cannot learn"),
     "streaming/lab/verify.py": ("import streaming.join", "verify shares nothing with the join"),
 }
 
