@@ -208,7 +208,7 @@ def replay(
                 records += count
                 done(run.read_bytes if run.size_bytes is not None else records)
                 if server is not None:
-                    latest = run.pipeline.metrics()
+                    latest = run.pipeline.live_metrics()
     except KeyboardInterrupt:
         _fail("stopped; what was done up to the last cut is kept: go on with --resume", 1)
     finally:

@@ -72,7 +72,7 @@ def run(
                     records += count
                     done(records)
                     if server is not None and time.monotonic() - shown > 1.0:
-                        latest, shown = live.pipeline.metrics(), time.monotonic()
+                        latest, shown = live.pipeline.live_metrics(), time.monotonic()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

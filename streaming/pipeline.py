@@ -254,13 +254,14 @@ class Pipeline:
             early=self._calibrating.metrics(figures.watermark_ms),
             delay_edges_ms=scored.delay_edges_ms,
             delay_counts=scored.delay_counts,
-            targets=self._publisher.figures(),
         )
 
+    def live_metrics(self) -> RunMetrics:
+        """The same and how each target is doing: that counts since this start, and differs in a run that was killed and went on."""
+        return msgspec.structs.replace(self.metrics(), targets=self._publisher.figures())
+
     def _write_metrics(self) -> None:
-        # Without the targets: they count since this start, and the file is the same for a run that was killed and went on.
-        metrics = msgspec.structs.replace(self.metrics(), targets={})
-        self._output.replace("metrics.json", msgspec.json.format(msgspec.json.encode(metrics)))
+        self._output.replace("metrics.json", msgspec.json.format(msgspec.json.encode(self.metrics())))
 
 
 def learner_of(settings: Settings) -> Learner:

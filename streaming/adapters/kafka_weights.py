@@ -81,6 +81,17 @@ class _Topic:
             )
         except BrokerError as error:
             raise KafkaWeightsError(str(error)) from error
+        try:
+            with _reaching(settings, secret, f"find topic {self._name}"):
+                partitions = self._consumer.partitions_for_topic(self._name)
+            if partitions != {0}:
+                raise KafkaWeightsError(
+                    f"topic {self._name} must have one partition (got {len(partitions or ())}): versions are in one order; "
+                    "`afterclick topics create` makes it where there is none"
+                )
+        except BaseException:
+            self._consumer.close()
+            raise
         self._consumer.assign([self._partition])
         self._consumer.seek_to_beginning(self._partition)
 

@@ -201,6 +201,19 @@ def test_held_by_another_process_publishing_takes_nothing_but_what_goes_past_the
     seen(source, (1, 3))
 
 
+def test_a_topic_that_is_not_there_is_told(kafka, made):
+    with pytest.raises(
+        KafkaWeightsError, match=r"topic none\.weights must have one partition \(got 0\): .*topics create"
+    ):
+        made(KafkaSource, Kafka(bootstrap_servers=(kafka.bootstrap,), model="none"))
+
+
+def test_a_value_at_current_that_is_no_name_is_refused(made, settings):
+    put_raw(settings, "current", b"latest")
+    with pytest.raises(DamagedWeightsError, match="'latest' is the name of no version"):
+        seen(made(KafkaSource, settings), (1, 1))
+
+
 def test_nobody_there_is_told_with_the_address():
     port = free_ports(1)[0]
     away = Kafka(bootstrap_servers=(f"127.0.0.1:{port}",), connect_timeout_ms=500)

@@ -196,11 +196,11 @@ def test_redis_killed_and_restarted_empty_is_healed_by_the_next_snapshot(made, r
     targets.publish(version(1, 1))
     targets.publish(version(1, 2, base=1))
     settled(targets, lambda figures: figures["redis"].published == 2)
+    source._redis.flushall()  # written to its log, so that it comes back empty
     redis.kill()
     targets.publish(version(1, 3, base=2))
     settled(targets, lambda figures: figures["redis"].is_away)
     redis.start()
-    source._redis.flushall()
     settled(targets, lambda _: targets.needs_snapshot)  # the delta waited, and its base is gone
     targets.publish(version(1, 4, 4.0))
     settled(targets, lambda figures: figures["redis"].published == 3)

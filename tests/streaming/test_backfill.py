@@ -22,7 +22,7 @@ from worlds import HOUR_MS, small_log, small_settings
 from models.trainer import Learner
 from models.weights import decode
 from streaming.adapters.cut_directory import CutDirectory
-from streaming.adapters.directory import read_version
+from streaming.adapters.directory_source import read_version
 from streaming.adapters.files import LogError
 from streaming.adapters.run_directory import RunDirectoryError
 from streaming.backfill import Backfill, BackfillReport

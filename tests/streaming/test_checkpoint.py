@@ -23,6 +23,8 @@ from streaming.checkpoint import (
     decode_cut,
     encode_cut,
 )
+from streaming.connection import Kafka, Redis
+from streaming.publication import Publishing
 from streaming.settings import Batching
 
 
@@ -136,6 +138,13 @@ def test_whole_parts_that_say_something_else_are_refused(files: dict[str, bytes]
         parts = {part: part_of(files[part]) for part in (STATE, TENSORS)} | {name: part_of(data)}
         with pytest.raises(CutError, match="cut 7 is whole but cannot be understood"):
             decode_cut(with_manifest(files, parts=parts) | {name: data}, SETTINGS, name="7")
+
+
+def test_from_where_records_come_and_where_weights_go_is_no_other_run(files: dict[str, bytes]) -> None:
+    moved = msgspec.structs.replace(
+        SETTINGS, kafka=Kafka(model="other"), redis=Redis(model="other"), publishing=Publishing(snapshot_every=3)
+    )
+    assert decode_cut(files, moved, name="7")[0] == decode_cut(files, SETTINGS, name="7")[0]
 
 
 def test_other_settings_are_refused_by_key(files: dict[str, bytes]) -> None:
