@@ -118,5 +118,7 @@ def run_warnings(metrics: RunMetrics, out: Path) -> list[str]:
         found.append("no impressions were read, and nothing can be learned without them; see `afterclick check LOG`")
     if metrics.refused_versions:
         told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(metrics.refused_versions.items()))
-        found.append(f"versions of the weights were not published ({told}): see [gate] and {out / 'weights' / 'refused'}")
+        found.append(
+            f"versions of the weights were not published ({told}): see [gate] and {out / 'weights' / 'refused'}"
+        )
     return found
