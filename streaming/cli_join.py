@@ -60,9 +60,7 @@ def join(
         try:
             for stem in ("examples", "dead-letters", "late"):
                 sink.partitions(stem)
-            worker = JoinWorker(
-                settings, sink=sink, offsets=offsets, snapshots=snapshots, at_step=CrashAt(os.environ), tell=warn
-            )
+            worker = JoinWorker(settings, sink=sink, offsets=offsets, snapshots=snapshots, at_step=CrashAt(os.environ))
             faust = FaustJoin(settings, secret, group, worker, tell=warn)
             server = None
             if worker_port is not None:

@@ -93,7 +93,6 @@ class JoinWorker:
 
     Args:
         settings: of the model. sink, offsets, snapshots: see the ports.
-        tell: is told, in words, what a person may want to know.
         at_step: called before each numbered step, for tests that crash there.
     """
 
@@ -104,18 +103,13 @@ class JoinWorker:
         sink: Appends,
         offsets: Offsets,
         snapshots: Snapshots,
-        tell: Callable[[str], None] = lambda text: None,
         at_step: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self._settings, self._tell, self._at_step = settings, tell, at_step
+        self._settings, self._at_step = settings, at_step
         self._sink, self._offsets, self._snapshots = sink, offsets, snapshots
         self._held: dict[int, _Held] = {}
         self._p_of: dict[str, int] = {}
         self._gone = IngestFigures()  # counted in partitions that were let go
-        self.repeated = 0
-        """Examples left out because a worker before had appended them."""
-        self.records = 0
-        """Taken since the start."""
 
     @property
     def held(self) -> frozenset[int]:
@@ -172,7 +166,6 @@ class JoinWorker:
             looks.setdefault(p, Polled(now_ms, {}, {})).records[name] = fresh
         for p, look in sorted(looks.items()):
             look.idle.update(self._held[p].idleness.on_records(list(look.records)))
-            self.records += sum(map(len, look.records.values()))
             self._step(p, look)
         # A look is acknowledged before the next one is taken: of two blocks of p on their way, the first might be lost and the second not.
         self._sink.flush()
@@ -245,7 +238,6 @@ class JoinWorker:
     def drop(self) -> None:
         """Lets every partition go, as it stands."""
         self._gone = _sum([self._gone, *(held.joiner.figures for held in self._held.values())])
-        self.repeated += sum(held.joiner.repeated for held in self._held.values())
         self._held.clear()
         self._p_of.clear()
 

@@ -99,6 +99,7 @@ def test_what_keeps_a_worker_from_starting_is_said_in_a_sentence(
     monkeypatch.setitem(sys.modules, "faust", None)
     monkeypatch.delitem(sys.modules, "streaming.adapters.faust_join", raising=False)
     monkeypatch.delitem(sys.modules, "streaming.adapters.faust_connection", raising=False)
+    monkeypatch.delitem(sys.modules, "streaming.adapters.faust_transport", raising=False)
     code, said = ends("--config", config)
     assert code == 2
     assert "needs Faust, which is not installed" in said

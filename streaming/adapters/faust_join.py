@@ -8,7 +8,7 @@ Of Faust: group membership, assignment, fetching. Not: tables, windows, joins, i
     a stream waits for a record               idle ticks come to the agent between its takes: it is the one writer
     it reads what transactions took back      its consumer is made to read what is committed
     topics of unequal size are dealt apart    refused at start and at each assignment
-    its buffers outlive a rebalance           records of another generation are passed over; the first of a stream must follow on what was read
+    its buffers outlive a rebalance           records of another generation are passed over; each must follow on the one before
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import faust
-from aiokafka.errors import IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streaming.adapters.faust_connection import faust_options
+from streaming.adapters.faust_transport import FaustConsumer, FaustTransport
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.join_worker import JoinError, JoinWorker
@@ -40,9 +38,6 @@ from streaming.settings import Settings
 
 TAKE_WITHIN_S = 0.1
 """How long a take waits for more records: latency against blocks of few examples."""
-
-_FETCH_WAIT_MS = 100
-"""A broker answers one request at a time: a partition that is resumed waits for as long as those at their end are waited for."""
 
 _STILL_INTERVALS, _LEAST_STILL_S = 6, 30.0
 """Snapshots, and time, in which nothing could be committed before a person is told."""
@@ -54,51 +49,6 @@ _END_WITHIN_S = 20.0
 """How long a worker that has failed may take to leave its group before it is ended."""
 
 Answer = TypeVar("Answer")
-
-
-class _Thread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer, which reads only what was committed, and whose commits may fail."""
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"  # Faust sets both, and asks nobody
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
-        return consumer
-
-    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
-        """Commits; why not, if it could not: another holds the partitions by now, or the brokers are away."""
-        told = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
-        try:
-            await self._ensure_consumer().commit(told)
-        except (KafkaError, IllegalStateError) as error:
-            return str(error) or type(error).__name__
-        return None
-
-
-class _Consumer(driver.Consumer):
-    """Faust's, with a pause of our own: what Faust has fetched of a partition when it is paused, it throws away."""
-
-    held_back: frozenset[TP] = frozenset()
-
-    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
-        """See `_Thread.try_commit`."""
-        assert isinstance(self._thread, _Thread)
-        why: str | None = await self._thread.call_thread(self._thread.try_commit, offsets)
-        return why
-
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
-        wanted = (active_partitions or set()) - self.held_back
-        if not wanted:  # to the client none is all
-            await asyncio.sleep(_FETCH_WAIT_MS / 1_000)
-            return {}
-        return await self._thread.getmany(wanted, _FETCH_WAIT_MS / 1_000)
-
-    def _new_consumer_thread(self) -> _Thread:
-        return _Thread(self, loop=self.loop, beacon=self.beacon)
-
-
-class _Transport(driver.Transport):
-    Consumer = _Consumer
 
 
 class FaustJoin:
@@ -139,7 +89,7 @@ class FaustJoin:
             prefix="afterclick-join-"
         )  # Faust wants one, and keeps nothing in it
         self._app = faust.App(group, datadir=self._folder.name, **faust_options(settings.kafka, secret))
-        self._app.transport = _Transport(self._app.conf.broker_consumer, self._app)
+        self._app.transport = FaustTransport(self._app.conf.broker_consumer, self._app)
         topic = self._app.topic(
             *self._topics,
             key_type=bytes,
@@ -310,9 +260,9 @@ class FaustJoin:
         timer.daemon = True
         timer.start()
 
-    def _consumer(self) -> _Consumer:
+    def _consumer(self) -> FaustConsumer:
         consumer = self._app.consumer
-        assert isinstance(consumer, _Consumer)
+        assert isinstance(consumer, FaustConsumer)
         return consumer
 
     def _on_thread(self, do: Callable[[], Answer]) -> Awaitable[Answer]:

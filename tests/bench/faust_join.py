@@ -32,6 +32,7 @@ from streaming.settings import Settings, load
 
 NOOP = Path(__file__).parent / "baselines" / "faust_noop.py"
 PARTITIONS = 3
+DAY_MS = 86_400_000
 PATIENCE_S = 240.0
 
 
@@ -40,13 +41,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impressions", type=int, default=150_000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="join_bench_") as told:
-        folder = Path(told)
+    with tempfile.TemporaryDirectory(prefix="join_bench_") as named:
+        folder = Path(named)
         generate(folder / "log", World(impressions=arguments.impressions, days=7.0))
         kafka = kafka_server(folder / "kafka", os.environ)
         try:
+            told = load(folder / "log" / "settings.toml", {})
             settings = msgspec.structs.replace(
-                load(folder / "log" / "settings.toml", {}),
+                told,
+                # A thin log of days is read in minutes: nobody is to wait for streams that are a quarter of an hour apart in it.
+                event_time=msgspec.structs.replace(told.event_time, alignment_ms=30 * DAY_MS),
                 kafka=Kafka(bootstrap_servers=(kafka.bootstrap,), model="bench", partitions=PARTITIONS),
             )
             run = JoinRun(folder / "run", settings, folder / "log")

@@ -1,0 +1,62 @@
+"""Faust's consumer where it has to be another: what it reads, how it pauses, what becomes of a commit that fails. Must not know records or state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+_FETCH_WAIT_MS = 100
+"""A broker answers one request at a time: a partition that is resumed waits for as long as those at their end are waited for."""
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer, which reads only what was committed, and whose commits may fail."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # Faust sets both, and asks nobody
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
+        """Commits; why not, if it could not: another holds the partitions by now, or the brokers are away."""
+        told = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
+        try:
+            await self._ensure_consumer().commit(told)
+        except (KafkaError, IllegalStateError) as error:
+            return str(error) or type(error).__name__
+        return None
+
+
+class FaustConsumer(driver.Consumer):
+    """Faust's, with a pause of our own: what Faust has fetched of a partition when it is paused, it throws away."""
+
+    held_back: frozenset[TP] = frozenset()
+
+    async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
+        """See `_Thread.try_commit`."""
+        assert isinstance(self._thread, _Thread)
+        why: str | None = await self._thread.call_thread(self._thread.try_commit, offsets)
+        return why
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        wanted = (active_partitions or set()) - self.held_back
+        if not wanted:  # to the client none is all
+            await asyncio.sleep(_FETCH_WAIT_MS / 1_000)
+            return {}
+        return await self._thread.getmany(wanted, _FETCH_WAIT_MS / 1_000)
+
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class FaustTransport(driver.Transport):
+    """Faust's, with that consumer."""
+
+    Consumer = FaustConsumer
