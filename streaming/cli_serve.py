@@ -100,7 +100,7 @@ def serve(
 def _source(weights: str, config: Path | None) -> tuple[WeightsSource, Settings]:
     """Where weights are read, and the settings that go with them."""
     if weights == "kafka":
-        from streaming.adapters.kafka_weights import KafkaSource
+        from streaming.adapters.kafka_weights_source import KafkaSource
 
         settings = load(config)
         return KafkaSource(settings.kafka, credentials(os.environ)), settings

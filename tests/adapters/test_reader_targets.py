@@ -15,7 +15,8 @@ from services import Server
 
 from models.manifest import Published
 from models.weights import encode
-from streaming.adapters.kafka_weights import KafkaSource, KafkaTarget
+from streaming.adapters.kafka_weights import KafkaTarget
+from streaming.adapters.kafka_weights_source import KafkaSource
 from streaming.adapters.redis_weights import RedisSource, RedisTarget
 from streaming.connection import Kafka, Redis
 from streaming.ports import Target, WeightsSource
