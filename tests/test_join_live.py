@@ -12,11 +12,14 @@ import pytest
 from brokers import NOBODY, replaced
 from join_faults import JoinRun, assert_as_replayed, join_settings
 from services import Server
+from test_live_run import Settled, go, rows_of
 from worlds import small_log
 
 from streaming.adapters.kafka_topics import create_topics
 from streaming.cli import main
 from streaming.connection import Topics
+from streaming.joiner import identity_of
+from streaming.live_run import LiveRun
 from streaming.settings import dump
 
 pytestmark = pytest.mark.integration
@@ -69,6 +72,15 @@ def test_workers_killed_stopped_and_added_lose_nothing(kafka: Server, log: Path,
         assert_as_replayed(run, log)
         for number in (1, 2, 3, 4):
             assert run.workers[number].poll() is None, run.said(number)
+        trained = LiveRun(tmp_path / "trained", run.settings, begin="earliest", record=None, environ={}, of="examples")
+        metrics = go(trained, Settled())
+        sent = {(*identity_of(one)[:2], one.kind.name, one.due_ms) for one in run.emitted()[0]}
+        learned = [
+            (row["impression_id"], row["impression_ms"], row["kind"], row["due_ms"])
+            for row in rows_of(tmp_path / "trained")
+        ]
+        assert len(set(learned)) == len(learned) == sum(metrics.examples.values())
+        assert set(learned) == sent
     finally:
         run.close()
 
