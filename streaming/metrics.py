@@ -124,7 +124,7 @@ class TargetFigures(msgspec.Struct, frozen=True, kw_only=True):
     is_away: bool = False
 
 
-class RunMetrics(msgspec.Struct, kw_only=True):
+class RunMetrics(IngestFigures, kw_only=True):
     """Everything counted so far in a run.
 
     Args:
@@ -159,19 +159,6 @@ class RunMetrics(msgspec.Struct, kw_only=True):
     """
 
     format: int = 1
-    watermark_ms: int | None = None
-    max_event_time_ms: int | None = None
-    events: dict[str, int] = {}
-    side_outputs: dict[str, dict[str, int]] = {}
-    feature_faults: dict[str, int] = {}
-    examples: dict[str, int] = {}
-    open_impressions: int = 0
-    open_clicks: int = 0
-    remembered_impressions: int = 0
-    pending_records: int = 0
-    held_facts: int = 0
-    duplicate_examples: int = 0
-    partitions: dict[int, PartitionFigures] = {}
     open_predictions: int = 0
     steps: int = 0
     taught: int = 0

@@ -14,7 +14,7 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import BrokerError, connected, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, partitions_of_all, reaching
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.idleness import Idleness
@@ -129,19 +129,7 @@ class KafkaPolls:
 
     def _count_partitions(self) -> int:
         counts = {topic: len(self._consumer.partitions_for_topic(topic) or ()) for topic in self._topics}
-        missing = [topic for topic, count in counts.items() if not count]
-        if missing:
-            raise BrokerError(
-                f"kafka.topics: {' and '.join(missing)} not there on {', '.join(self._kafka.bootstrap_servers)}: "
-                "make them with `afterclick topics create`, or set kafka.model or [kafka.topics] to what they are called"
-            )
-        if len(set(counts.values())) > 1:
-            told = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
-            raise BrokerError(
-                f"kafka.topics must have equally many partitions ({told}): facts of one impression would be looked for in another "
-                "partition; make them anew with `afterclick topics create`, or repartition those that have fewer"
-            )
-        return next(iter(counts.values()))
+        return partitions_of_all(self._kafka, counts)
 
     def _offsets(self, begin: Beginning) -> dict[str, int]:
         partitions = list(self._names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,3 +142,27 @@ def _remedy(settings: Kafka, said: str, error: Exception) -> str:
     if settings.security_protocol == "SSL":
         return "Look whether the broker speaks TLS on that port, and at kafka.ssl_cafile"
     return "If it hung up, it asks for another kafka.security_protocol"
+
+
+def partitions_of_all(settings: Kafka, counts: Mapping[str, int]) -> int:
+    """How many partitions each of some topics has.
+
+    Args:
+        counts: topic -> its partitions; 0 where there is no such topic.
+
+    Raises:
+        BrokerError: one is not there, or they have not equally many.
+    """
+    missing = [topic for topic, count in counts.items() if not count]
+    if missing:
+        raise BrokerError(
+            f"kafka.topics: {' and '.join(missing)} not there on {', '.join(settings.bootstrap_servers)}: "
+            "make them with `afterclick topics create`, or set kafka.model or [kafka.topics] to what they are called"
+        )
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
+        raise BrokerError(
+            f"kafka.topics must have equally many partitions ({told}): facts of one impression would be looked for in another "
+            "partition; make them anew with `afterclick topics create`, or repartition those that have fewer"
+        )
+    return next(iter(counts.values()))

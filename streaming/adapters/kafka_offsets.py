@@ -9,7 +9,7 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import BrokerError, connected, reaching
+from streaming.adapters.kafka_connection import connected, partitions_of_all, reaching
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.settings import Settings
@@ -66,19 +66,10 @@ class KafkaOffsets:
         topics = [self._kafka.topic(stem) for stem in (*(kind.stem for kind in RecordKind), EXAMPLES)]
         with self._ask("look at the topics"):
             there = self._asker.topics()
-            counts = {topic: len(self._asker.partitions_for_topic(topic) or ()) for topic in topics if topic in there}
-        if missing := [topic for topic in topics if not counts.get(topic)]:
-            raise BrokerError(
-                f"kafka.topics: {' and '.join(missing)} not there on {', '.join(self._kafka.bootstrap_servers)}: "
-                "make them with `afterclick topics create`, or set kafka.model or [kafka.topics] to what they are called"
-            )
-        if len(set(counts.values())) > 1:
-            told = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
-            raise BrokerError(
-                f"kafka.topics must have equally many partitions ({told}): facts of one impression would come to different workers. "
-                "Make them anew with `afterclick topics create`, or repartition those that have fewer"
-            )
-        return next(iter(counts.values()))
+            counts = {
+                topic: len(self._asker.partitions_for_topic(topic) or ()) if topic in there else 0 for topic in topics
+            }
+        return partitions_of_all(self._kafka, counts)
 
     def committed(self, names: Collection[str]) -> dict[str, int | None]:
         """How far the group has come in each `topic[partition]`; None if it has committed nothing there."""
