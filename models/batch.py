@@ -81,12 +81,13 @@ class ClickMemory:
     Args:
         click: (B,) which click each row is about, 0 to C - 1; -1 for rows of none.
         first_f: (C,) the pCVR that its first event was weighed with; NaN before that.
-        target: (C,) the a+ that it has been taught in all (a- is the rest of 1); NaN before its first event.
+        positive, negative: (C,) the a+ and a- that it has been taught in all; NaN before its first event.
     """
 
     click: Int64
     first_f: Float64
-    target: Float64
+    positive: Float64
+    negative: Float64
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,9 +63,8 @@ def taught_over_a_life(
     plus, minus = weigh(method.pairs, codes, seen)
     if method.adjusts:
         told = np.flatnonzero(np.isin(codes, list(method.pairs)))
-        target = plus[told]
-        plus[told[1:]] -= target[:-1]
-        minus[told[1:]] -= 1 - target[:-1]  # all that is kept of a target is its a+
+        for weights in (plus, minus):
+            weights[told[1:]] -= weights[told[:-1]].copy()
     return plus, minus
 
 

@@ -247,7 +247,7 @@ def _with_first_f(memory: ClickMemory, events: Int8, f: Float64) -> ClickMemory:
     rows = np.flatnonzero((events == Event.OBSERVED_NEGATIVE) & (memory.click >= 0))
     first_f = memory.first_f.copy()
     first_f[memory.click[rows]] = np.clip(f[rows], LEAST_F, MOST_F)
-    return ClickMemory(memory.click, first_f, memory.target.copy())
+    return ClickMemory(memory.click, first_f, memory.positive.copy(), memory.negative.copy())
 
 
 def _adjust(
@@ -259,15 +259,15 @@ def _adjust(
 ) -> ClickMemory:
     """Takes from each row's target, in place, what its click has been taught before, in the order of the rows."""
     told: Bool = np.isin(events, list(pairs)) & (memory.click >= 0)
-    target = memory.target
     for row in np.flatnonzero(told):
         click = memory.click[row]
-        before, now = target[click], positive[row]
-        if np.isnan(now):  # a look at a click whose first event was never taught: there is no f to look with
+        if np.isnan(
+            positive[row] + negative[row]
+        ):  # a look at a click whose first event was never taught: there is no f to look with
             positive[row] = negative[row] = 0.0
             continue
-        if not np.isnan(before):
-            positive[row] -= before
-            negative[row] -= 1 - before
-        target[click] = now
+        for taught, target in ((memory.positive, positive), (memory.negative, negative)):
+            before, taught[click] = taught[click], target[row]
+            if not np.isnan(before):
+                target[row] -= before
     return memory

@@ -145,13 +145,13 @@ def ddfm_real(seen: Seen) -> Pairs:
 
 
 def survival_open(seen: Seen) -> Pairs:
-    """P(v = 1 | nothing yet at this age): the soft label of a click that is still open, from the f of its first event.
+    """P(v = 0 | nothing yet at this age): how far a click that is still open is a negative, from the f of its first event.
 
-    From today's f each revisit would reinforce the step before it: the increments of a click carry no mass that could pull back.
+    Not a soft label: a positive that is lent and taken back when nothing came leans on f with nearly all its weight, and swings.
+    From today's f each look would reinforce the step before it: what the looks at a click add to and take from its negative sums to nothing.
     """
     late = seen.first_f * (1 - seen.completed)
-    z = late / (1 - seen.first_f + late)
-    return z, 1 - z
+    return np.zeros_like(seen.f), (1 - seen.first_f) / (1 - seen.first_f + late)
 
 
 def paper(unit: Pair, factor: Callable[[Seen], Float64]) -> Pair:

@@ -17,10 +17,11 @@ _SETTLING = frozenset((Kind.IMMEDIATE_POSITIVE, Kind.DELAYED_POSITIVE, Kind.REAL
 
 
 class OpenClick(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The pCVR that the click's first event was weighed with, and the a+ it has been taught in all."""
+    """The pCVR that the click's first event was weighed with, and the a+ and a- it has been taught in all."""
 
     first_f: float
-    target: float
+    positive: float
+    negative: float
 
 
 class OpenClicks:
@@ -34,11 +35,11 @@ class OpenClicks:
         >>> first = Examples.of([observed])
         >>> clicks = OpenClicks()
         >>> memory = clicks.recall(first)
-        >>> memory.click.tolist(), memory.target.tolist()
+        >>> memory.click.tolist(), memory.negative.tolist()
         ([0], [nan])
-        >>> clicks.remember(first, ClickMemory(memory.click, np.array([0.2]), np.array([0.1])))
-        >>> clicks.recall(first).target.tolist()
-        [0.1]
+        >>> clicks.remember(first, ClickMemory(memory.click, np.array([0.2]), np.array([0.0]), np.array([0.9])))
+        >>> clicks.recall(first).negative.tolist()
+        [0.9]
     """
 
     def __init__(self) -> None:
@@ -53,17 +54,18 @@ class OpenClicks:
         click = np.full(len(examples), -1, np.int64)
         for row, name in _clicks(examples):
             click[row] = numbers.setdefault(name, len(numbers))
-        nothing = OpenClick(np.nan, np.nan)
+        nothing = OpenClick(np.nan, np.nan, np.nan)
         known = [self._open.get(name, nothing) for name in numbers]
-        first_f, target = np.array([(own.first_f, own.target) for own in known], np.float64).reshape(-1, 2).T
-        return ClickMemory(click, first_f, target)
+        columns = np.array([(own.first_f, own.positive, own.negative) for own in known], np.float64).reshape(-1, 3).T
+        return ClickMemory(click, *columns)
 
     def remember(self, examples: Examples, memory: ClickMemory) -> None:
         """Takes what these examples' clicks were told; those that are settled by it are forgotten."""
         for row, name in _clicks(examples):
             number = memory.click[row]
-            if not np.isnan(memory.target[number]):
-                self._open[name] = OpenClick(float(memory.first_f[number]), float(memory.target[number]))
+            if not np.isnan(memory.negative[number]):
+                taught = float(memory.positive[number]), float(memory.negative[number])
+                self._open[name] = OpenClick(float(memory.first_f[number]), *taught)
         self.settle(examples)
 
     def settle(self, examples: Examples) -> None:

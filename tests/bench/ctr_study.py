@@ -14,7 +14,7 @@ same objective has pre-trained, with w_o an hour, w_a three days, seven days str
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,12 @@ from cells import Cell, Line, run_cells
 from drift_study import RATES
 from given_ctr import TrueCtr, walk_given
 from past_clicks import clicks_over_expected
-from settled_negatives import NAME as SETTLED
-from settled_negatives import method_behind, walk_of
 from study_line import Course, Scores, changed, log_of, settings_of
 
 from models.batch import Float64
-from models.trainer import Learner
 from streaming.lab.compare.runs import Walk
 from streaming.lab.compare.stream import as_compared
 from streaming.lab.world import World
-from streaming.settings import Settings
 
 CASES = {"esmm": "esmm", "detached": "esmm", "given": "esmm", "both": "both", "composed": "composed"}
 METHODS = ("oracle", "es_dfm", "ddfm", "survival")
@@ -84,23 +80,16 @@ def given_ctr(
     initials: dict[str, Any] = {}
     oracles: dict[str, Float64] = {}
     for method in ("oracle", *(name for name in methods if name != "oracle")):
-        known = method_behind(method)
-        stream = course.stream(as_compared(plain, known, seed))
+        stream = course.stream(as_compared(plain, method, seed))
         for case in cases:
             settings = changed(plain, network={"objective": CASES[case]})
             if CASES[case] not in initials:
                 initials |= course.pretrained({CASES[case]: settings})
-            own = as_compared(settings, known, seed)
-            scores = course.run(stream, own, initial=initials[CASES[case]], walk_of=_walk_of(case, method, truth))
+            own = as_compared(settings, method, seed)
+            walk_of = {"given": walk_given(truth), "detached": walk_given(None)}.get(case, Walk)
+            scores = course.run(stream, own, initial=initials[CASES[case]], walk_of=walk_of)
             oracles.setdefault(case, scores.p)
             yield {"method": method, "case": case, **told(course, scores, oracles[case], had)}
-
-
-def _walk_of(case: str, method: str, truth: TrueCtr) -> Callable[[Settings, Learner], Walk]:
-    if method != SETTLED:
-        return {"given": walk_given(truth), "detached": walk_given(None)}.get(case, Walk)
-    assert case not in ("given", "detached"), "one change at a time"
-    return walk_of(method)
 
 
 def main() -> None:

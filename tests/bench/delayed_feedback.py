@@ -6,7 +6,7 @@ Each study simulates its own logs and gives a JSON line a run. `over_oracle` is 
 the probabilities that conversions were drawn with, `calibration` over the conversions themselves, with `se` from their number alone.
 
 Its cells (a seed, with growth a rate and an objective, with start a kind of start) are run in processes of their own and kept under OUT/cells: stop it and
-go on when you like. `settled` among the methods of `start` is that of `settled_negatives.py`.
+go on when you like. `soft_labels:SOFT` may be among the methods of `start`.
 A million impressions, reckoned from cells of 200,000: `growth` some 10 minutes of a processor a cell with "esmm", 8 with "composed" (5 and 4 with --only-on); `start` 9 from the log's
 start, 6 from an initial model; up to 2.5 GiB each.
 """
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from cells import Cell, Line, run_cells
 from given_delays import walk_with_truth
-from settled_negatives import method_behind, walk_of
 from study_line import Course, Scores, changed, log_of, settings_of
 
 from models.batch import Bool, Float64
@@ -30,7 +29,7 @@ from models.delay import METHODS, method_of
 from streaming.lab.compare.stream import as_compared
 from streaming.lab.world import World
 
-NAIVE = "naive_survival:NAIVE"
+SOFT, NAIVE = "soft_labels:SOFT", "soft_labels:NAIVE"
 MINUTE_MS = 60_000
 ALIKE = ("window", "mature", "fnw", "es_dfm", "defer", "defuse", "ddfm", "survival")
 
@@ -103,8 +102,8 @@ def start(out: Path, seed: int, impressions: int, methods: Sequence[str], kind: 
     initial = course.pretrained({"": settings})[""] if days else None
     oracle: Scores | None = None
     for method in ("oracle", *methods):
-        own = as_compared(settings, method_behind(method), seed)
-        scores = course.run(course.stream(own, is_primed=False), own, initial=initial, walk_of=walk_of(method))
+        own = as_compared(settings, method, seed)
+        scores = course.run(course.stream(own, is_primed=False), own, initial=initial)
         oracle = oracle or scores
         keys = ("conversions", "calibration", "over_truth", "over_oracle")
         columns = {key: by_day(course, scores, oracle.p, key) for key in keys}
@@ -204,7 +203,7 @@ STUDIES: dict[str, tuple[Callable[..., Iterator[Line]], tuple[str, ...]]] = {
     "growth": (growth, ALIKE[1:]),
     "start": (start, ALIKE),
     "survival_curve": (survival_curve, ("es_dfm", "defer", "defuse", "ddfm", "survival")),
-    "steps": (steps, ("survival", NAIVE)),
+    "steps": (steps, ("survival", SOFT, NAIVE)),
     "cost": (cost, (*ALIKE, "fnc", "bi_defuse", "dfm")),
 }
 

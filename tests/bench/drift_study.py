@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 from cells import Cell, Line, run_cells
 from drift_summary import print_summary
-from settled_negatives import NAME as SETTLED
-from settled_negatives import method_behind, walk_of
 from study_line import Course, changed, log_of, settings_of
 
 from models.batch import Float64
@@ -89,8 +87,8 @@ def drift(
     s = late_share(course, minutes * MINUTE_MS, settings.windows.attribution_window_ms)
     oracle: Float64 | None = None
     for method in ("oracle", "window", *methods):
-        own = as_compared(settings, method_behind(method), seed)
-        scores = course.run(course.stream(own), own, initial=initial, walk_of=walk_of(method))
+        own = as_compared(settings, method, seed)
+        scores = course.run(course.stream(own), own, initial=initial)
         oracle = scores.p if oracle is None else oracle
         cost = {"cpu_seconds": round(scores.cpu_seconds, 1), "rows": scores.walk.rows, "ended": scores.walk.ended}
         yield {"method": method, "S": s, **figures(course, scores.p, scores.pctr, oracle), **cost}
@@ -112,7 +110,7 @@ def main() -> None:
     parser.add_argument("--windows", default="15,60", help="w_o in minutes")
     parser.add_argument("--objectives", default="composed", help="esmm, composed, both")
     parser.add_argument("--rates", default="high", choices=RATES)
-    parser.add_argument("--methods", default=",".join(METHODS), help=f"beside {', '.join(ALWAYS)}; `{SETTLED}` is one")
+    parser.add_argument("--methods", default=",".join(METHODS), help=f"beside {', '.join(ALWAYS)}")
     parser.add_argument("--processes", type=int, default=2, help="cells at a time; each has one thread")
     parser.add_argument("--summary", action="store_true", help="run nothing")
     args = parser.parse_args()

@@ -13,7 +13,7 @@ import numpy as np
 
 from models.batch import Float64
 from models.likelihoods import logit
-from models.loss import Cost, Objective
+from models.loss import Chance, Cost, Objective
 from models.trainer import Learner
 from streaming.lab.compare.runs import Walk
 from streaming.lab.compare.stream import Group
@@ -60,14 +60,20 @@ class Given:
         )
 
     def cost(
-        self, ctr_logit: Float64, cvr_logit: Float64, positive: Float64, negative: Float64, *, unclicked: Float64
+        self,
+        ctr_logit: Float64 | Chance,
+        cvr_logit: Float64 | Chance,
+        positive: Float64,
+        negative: Float64,
+        *,
+        unclicked: Float64,
     ) -> Cost:
         """As `Objective.cost`; rows that nothing is known of have the model's own pCTR."""
-        given = ctr_logit
+        own = given = Chance.of(ctr_logit).logit
         if self.ctr_logit is not None:
-            given = np.where(np.isnan(self.ctr_logit), ctr_logit, self.ctr_logit)
+            given = np.where(np.isnan(self.ctr_logit), own, self.ctr_logit)
         cost = self._objective.cost(given, cvr_logit, positive, negative, unclicked=unclicked)
-        return Cost(cost.nats, np.zeros_like(ctr_logit), cost.by_cvr)
+        return Cost(cost.nats, np.zeros_like(own), cost.by_cvr)
 
 
 def walk_given(truth: TrueCtr | None) -> Callable[[Settings, Learner], Walk]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from soft_labels import SOFT
 
 from models.batch import Bool, Event, Float64, Int64
 from models.delay import METHODS, weigh
@@ -109,9 +110,8 @@ class Learner:
     """How one weight is taught.
 
     Args:
-        method: a name of `METHODS`. tau_h, momentum_h: see above.
+        method: a name of `METHODS`, or "soft": that of `soft_labels.py`. tau_h, momentum_h: see above.
         starts_at: pCVR at first, over p.
-        settled: positives by conversions alone (`settled_negatives.py`); with `survival`.
         own_from_h: from when on its own weights hold, hours of stream; None is w_a, as in `Teaching`.
         straddling: what clicks are taught after that whose first event came before it: "corrections", as in `Teaching`; "es_dfm", what they began with;
             "nothing"; "looked at again": corrections of what today's f and F say of their last look.
@@ -122,7 +122,6 @@ class Learner:
     tau_h: float
     momentum_h: float = 0.0
     starts_at: float = 1.0
-    settled: bool = False
     own_from_h: float | None = None
     straddling: str = "corrections"
     pctr_over_ctr: float | None = None
@@ -142,7 +141,7 @@ def calibration(
         clicks: (T,) made at each step. happens: (T, rows) what comes of them.
         believed: step -> F at each age; None is the truth.
     """
-    method, p, mean = METHODS[learner.method], lives.p, float(clicks.mean())
+    method, p, mean = (METHODS | {"soft": SOFT})[learner.method], lives.p, float(clicks.mean())
     first, rows, looks = lives.looks[0], np.arange(len(lives.events)), np.array(lives.looks)
     switch = lives.steps if learner.own_from_h is None else round(learner.own_from_h / STEP_H)
     sees, look_rows = np.isin(lives.events, method.sees), np.flatnonzero(lives.is_look)
@@ -153,7 +152,7 @@ def calibration(
     if learner.momentum_h:
         kept = float(np.exp(-STEP_H / learner.momentum_h))
     found, flat = np.zeros(len(clicks)), np.ones(len(lives.events))
-    first_f, target = np.full(len(clicks), start), np.zeros((len(clicks), len(looks) + 1))
+    first_f, taught = np.full(len(clicks), start), np.zeros((2, len(clicks), len(looks) + 1))  # a+ and a-
     kappa = Kappa(half_life_ms=12 * HOUR_MS)
     for step in range(len(clicks)):
         f = 1 / (1 + np.exp(-np.clip(weight, -30, 30)))
@@ -168,15 +167,14 @@ def calibration(
         plus, minus = weigh(method.pairs, lives.events, seen)
         if method.adjusts:
             known = look_rows[made[look_rows] >= 0]
-            target[made[known], lives.looks_before[known] + 1] = plus[known]
-            before = np.where(lives.looks_before > 0, target[made.clip(0), lives.looks_before], np.nan)
+            taught[:, made[known], lives.looks_before[known] + 1] = plus[known], minus[known]
+            before = np.where(lives.looks_before > 0, taught[:, made.clip(0), lives.looks_before], 0.0)
             straddles = (lives.looks_before > 0) & (made + first < switch)
             if learner.straddling == "looked at again":
-                again = f * (1 - curve[before_age - 1]) / (1 - f * curve[before_age - 1])
+                today = seen._replace(completed=curve[np.maximum(before_age, 1) - 1], first_f=flat * f)
+                again = np.array(method.pairs[Event.REVISIT](today))
                 before = np.where((lives.looks_before > 0) & (made + before_age < switch), again, before)
-            plus, minus = plus - np.nan_to_num(before), minus - np.nan_to_num(1 - before)
-            if learner.settled:
-                plus = lives.is_positive.astype(np.float64)
+            plus, minus = plus - before[0], minus - before[1]
             if learner.straddling in ("es_dfm", "nothing"):
                 other = early if learner.straddling == "es_dfm" else (0 * plus, 0 * minus)
                 plus, minus = (

@@ -1,7 +1,7 @@
-"""Why `survival` swings, and what would hold it: no network, no sample unless asked for.
+"""Why `survival` lends no positives: with soft labels it swings. No network, no sample unless asked for.
 
     swing.py modes      period of the slowest oscillation about p, and what is left of it after one period, by how fast the learner is
-    swing.py start      a cold start in expectation: calibration by day, as `survival` starts and as it might
+    swing.py start      a cold start in expectation: calibration by day, as methods start and as they might
     swing.py chance     the same with conversions drawn: means and standard deviations by day
     swing.py product    "esmm" with a pCTR that is off: where each method settles
 
@@ -25,23 +25,24 @@ METHODS = {
     "oracle": Learner(method="oracle", tau_h=1),
     "es_dfm": Learner(method="es_dfm", tau_h=1),
     "survival": Learner(method="survival", tau_h=1),
-    "own weights from the first day": Learner(method="survival", tau_h=1, own_from_h=0),
-    "straddling clicks end as es_dfm": Learner(method="survival", tau_h=1, straddling="es_dfm"),
-    "straddling clicks end untaught": Learner(method="survival", tau_h=1, straddling="nothing"),
-    "straddling clicks looked at again": Learner(method="survival", tau_h=1, straddling="looked at again"),
-    "settled negatives": Learner(method="survival", tau_h=1, settled=True),
+    "survival, own weights from the first day": Learner(method="survival", tau_h=1, own_from_h=0),
+    "soft labels": Learner(method="soft", tau_h=1),
+    "own weights from the first day": Learner(method="soft", tau_h=1, own_from_h=0),
+    "straddling clicks end as es_dfm": Learner(method="soft", tau_h=1, straddling="es_dfm"),
+    "straddling clicks end untaught": Learner(method="soft", tau_h=1, straddling="nothing"),
+    "straddling clicks looked at again": Learner(method="soft", tau_h=1, straddling="looked at again"),
 }
 
 
-def feedback(lives: Lives, *, settled: bool = False) -> tuple[float, Float64, Float64]:
+def feedback(lives: Lives, *, soft: bool) -> tuple[float, Float64, Float64]:
     """Of an error in f, how much is taught back at once, and how much of it is taken back how many hours later.
 
     Returns:
         d(mass taught at the first look) / df in the slope of the loss; lags in hours (n,); shares (n,), 1 in all.
     """
     p, came, looks = lives.p, np.append(0.0, lives.completed), lives.looks
-    # z = f (1 - F) / (1 - f F); what leans on f is z, in the positives and the negatives (1), or in the negatives alone (f of it).
-    by_f = np.array([(1 - came[age]) / (1 - p * came[age]) ** 2 for age in looks[:-1]]) * (p if settled else 1.0)
+    # z = f (1 - F) / (1 - f F); what leans on f is z, in the negatives alone (f of it), or in the positives too (1).
+    by_f = np.array([(1 - came[age]) / (1 - p * came[age]) ** 2 for age in looks[:-1]]) * (1.0 if soft else p)
     lags, mass = [], []
     for k, (age, after) in enumerate(pairwise(looks)):
         for step in range(age + 1, after + 1):
@@ -80,8 +81,8 @@ def modes() -> None:
     """By w_o, form, momentum and tau."""
     for first_look_h in (1.0, 0.5):
         lives = Lives(first_look_h=first_look_h)
-        for name, is_settled in (("survival", False), ("settled negatives", True)):
-            at_once, lags, shares = feedback(lives, settled=is_settled)
+        for name, is_soft in (("survival", False), ("soft labels", True)):
+            at_once, lags, shares = feedback(lives, soft=is_soft)
             print(
                 f"\nw_o {first_look_h:g} h, {name}: of an error in f {at_once:.2f} is taught back at once and taken back after "
                 f"{(lags * shares).sum():.0f} hours on average; {1 - at_once:.2f} pulls at once"
@@ -120,7 +121,7 @@ def chance(days: int, draws: int) -> None:
         prior = believed_from_prior(lives, len(mean))
         print(f"\n{conversions} conversions a day, tau {tau_h:g} h, momentum {momentum_h:g} h, {draws} draws")
         lots = [lives.drawn(mean, np.random.default_rng(draw)) for draw in range(draws)]
-        for name in ("oracle", "es_dfm", "survival", "straddling clicks looked at again", "settled negatives"):
+        for name in ("oracle", "es_dfm", "survival", "soft labels", "straddling clicks looked at again"):
             own = replace(METHODS[name], tau_h=tau_h, momentum_h=momentum_h)
             found = np.array([by_day(calibration(own, lives, *lot, prior.__getitem__), mean) for lot in lots])
             print(
@@ -137,8 +138,7 @@ def product(days: int) -> None:
     for ratio in (1.2, 1.0, 0.9, 0.8, 0.7):
         found = {}
         for name, plain in {
-            **{name: Learner(method=name, tau_h=12) for name in ("oracle", "es_dfm", "defer", "ddfm", "survival")},
-            "settled": Learner(method="survival", tau_h=12, settled=True),
+            name: Learner(method=name, tau_h=12) for name in ("oracle", "es_dfm", "defer", "ddfm", "survival", "soft")
         }.items():
             found[name] = float(
                 by_day(calibration(replace(plain, pctr_over_ctr=ratio), lives, clicks, happens), clicks)[-1]

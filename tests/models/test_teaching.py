@@ -70,7 +70,7 @@ def rows(events, *, user=None, look=0, click=None, click_ms=None, delay_ms=None,
 
     if memory is None and click is not None:
         clicks = int(np.max(click)) + 1
-        memory = ClickMemory(column(click, np.int64), np.full(clicks, np.nan), np.full(clicks, np.nan))
+        memory = ClickMemory(column(click, np.int64), *np.full((3, clicks), np.nan))
     return Batch.of(
         users(*column(user, np.int64, 0)),
         events,
@@ -111,7 +111,7 @@ def test_every_row_is_weighed_with_s_and_f_of_its_own_features_and_age(name):
     f = np.linspace(0.05, 0.6, len(events))
     first_f = np.where(np.isin(events, (ON,)), f, np.linspace(0.3, 0.1, len(events)))
     memory = ClickMemory(
-        np.where(np.isin(events, ON_CLICKS), np.arange(len(events)), -1), first_f, np.full(len(events), np.nan)
+        np.where(np.isin(events, ON_CLICKS), np.arange(len(events)), -1), first_f, *np.full((2, len(events)), np.nan)
     )
     batch = rows(events, user=user, look=look, memory=memory)
     lesson = own.weigh(batch, f, at_ms=START)
@@ -341,10 +341,10 @@ def test_a_young_click_is_remembered_as_what_survival_would_have_taught_it():
     first = own.weigh(rows([ON], click=0), np.array([0.3]), at_ms=START)
     s = 1 - COMPLETED[0]
     assert pairs_of(first) == [(0, pytest.approx(0.7 / (0.7 + 0.3 * s)))]  # as `es_dfm`
-    assert first.memory.target.tolist() == [pytest.approx(0.3 * s / (0.7 + 0.3 * s))]
+    assert first.memory.negative.tolist() == [pytest.approx(0.7 / (0.7 + 0.3 * s))]
     own.learned(mass=1.0, clicks=1, at_ms=START)
     last = own.weigh(rows([RN], memory=first.memory), np.array([0.9]), at_ms=START + W_A)
-    assert pairs_of(last) == [(pytest.approx(-first.memory.target[0]), pytest.approx(first.memory.target[0]))]
+    assert pairs_of(last) == [(0, pytest.approx(1 - first.memory.negative[0]))]
 
 
 # --- the memory of clicks ---------------------------------------------------------------------------------------------
@@ -354,16 +354,16 @@ class Clicks:
     """What clicks were told, by name, from batch to batch."""
 
     def __init__(self):
-        self.first_f, self.target = {}, {}
+        self.kept = {}
 
     def recall(self, names) -> ClickMemory:
         order = list(dict.fromkeys(names))
-        first_f, target = (np.array([kept.get(name, np.nan) for name in order]) for kept in (self.first_f, self.target))
-        return ClickMemory(np.array([order.index(name) for name in names], np.int64), first_f, target)
+        columns = np.array([self.kept.get(name, (np.nan,) * 3) for name in order]).T
+        return ClickMemory(np.array([order.index(name) for name in names], np.int64), *columns)
 
     def remember(self, names, memory: ClickMemory) -> None:
         for name, number in zip(names, memory.click, strict=True):
-            self.first_f[name], self.target[name] = memory.first_f[number], memory.target[number]
+            self.kept[name] = memory.first_f[number], memory.positive[number], memory.negative[number]
 
 
 WISE = taught_delays(settled(teaching("survival")))
@@ -414,8 +414,9 @@ def test_two_events_of_one_click_in_one_batch_teach_what_they_would_one_after_th
         memory = lesson.memory
         apart += pairs_of(lesson)
     assert pairs_of(together) == [pytest.approx(pair, abs=1e-15) for pair in apart]
-    targets = [f * (1 - COMPLETED[look]) / (1 - f * COMPLETED[look]) for look in (0, 1, 3)] + [0.0]
-    assert together.positive.tolist() == pytest.approx(np.diff(targets, prepend=0.0).tolist())
+    targets = [(1 - f) / (1 - f * COMPLETED[look]) for look in (0, 1, 3)] + [1.0]
+    assert together.negative.tolist() == pytest.approx(np.diff(targets, prepend=0.0).tolist())
+    assert together.positive.tolist() == [0, 0, 0, 0]
 
 
 def test_looks_at_a_click_go_by_the_prediction_of_its_first_event():
@@ -433,8 +434,8 @@ def test_a_look_at_a_click_whose_first_event_was_never_taught_teaches_nothing():
     own = settled(teaching("survival"))
     looked = own.weigh(rows([REVISIT, REVISIT], look=[1, 2], click=[0, 0]), np.full(2, 0.3), at_ms=START)
     assert pairs_of(looked) == [(0, 0), (0, 0)]
-    assert np.isnan(looked.memory.target).all()
-    memory = ClickMemory(np.zeros(1, np.int64), looked.memory.first_f, looked.memory.target)
+    assert np.isnan(looked.memory.positive + looked.memory.negative).all()
+    memory = ClickMemory(np.zeros(1, np.int64), looked.memory.first_f, looked.memory.positive, looked.memory.negative)
     for event, pair in ((DP, (1, 0)), (RN, (0, 1))):
         assert pairs_of(own.weigh(rows([event], memory=memory), np.full(1, 0.3), at_ms=START)) == [pair]
 
@@ -444,14 +445,14 @@ def test_what_a_batch_was_given_of_its_clicks_is_not_touched():
     batch = rows([ON, REVISIT, ON], look=[0, 1, 0], click=[0, 0, 1])
     own.weigh(batch, np.full(3, 0.3), at_ms=START)
     assert np.isnan(batch.memory.first_f).all()
-    assert np.isnan(batch.memory.target).all()
+    assert np.isnan(batch.memory.positive + batch.memory.negative).all()
 
 
 def test_rows_that_are_about_no_click_remember_nothing():
     own = settled(teaching("survival"))
     batch = rows(
         [Event.UNCLICKED, ON, Event.CLICKED],
-        memory=ClickMemory(np.array([-1, 0, -1]), np.full(1, np.nan), np.full(1, np.nan)),
+        memory=ClickMemory(np.array([-1, 0, -1]), *np.full((3, 1), np.nan)),
     )
     lesson = own.weigh(batch, np.array([0.9, 0.3, 0.9]), at_ms=START)
     assert lesson.positive[[0, 2]].tolist() == lesson.negative[[0, 2]].tolist() == [0, 0]
@@ -499,9 +500,9 @@ def test_growth_multiplies_what_a_likelihood_is_told_and_not_what_a_click_is_rem
     batch = rows([ON, Event.UNCLICKED], click=[0, -1], click_ms=[at_ms - DAY_MS, -1])
     assert own.weigh(batch, np.full(2, 0.3), at_ms=at_ms).told.weight == pytest.approx([2**0.5, 1], rel=2e-3)
     lesson = survival.weigh(batch, np.full(2, 0.3), at_ms=at_ms)
-    z = 0.3 * 0.6 / (0.7 + 0.3 * 0.6)
-    assert lesson.memory.target.tolist() == [pytest.approx(z)]
-    assert lesson.positive[0] == pytest.approx(2**0.5 * z, rel=2e-3)
+    rest = 0.7 / (0.7 + 0.3 * 0.6)
+    assert lesson.memory.negative.tolist() == [pytest.approx(rest)]
+    assert lesson.negative[0] == pytest.approx(2**0.5 * rest, rel=2e-3)
 
 
 def test_kappa_is_the_mass_a_click_or_one_where_it_is_off():
@@ -587,7 +588,8 @@ def course(own: Teaching, hours: range) -> list[Lesson]:
         at_ms = START + 3 * hour * HOUR_MS
         events = rng.choice([Event.UNCLICKED, Event.CLICKED, *ON_CLICKS], 12)
         click = np.where(np.isin(events, ON_CLICKS), np.arange(12), -1)
-        memory = ClickMemory(click, rng.random(12), np.where(events == ON, np.nan, rng.random(12)))
+        taught = np.where(events == ON, np.nan, rng.random((2, 12)))
+        memory = ClickMemory(click, rng.random(12), *taught)
         click_ms = np.where(click < 0, -1, at_ms - rng.integers(0, W_A, 12))
         batch = rows(events, user=rng.integers(0, 4, 12), look=rng.integers(0, 4, 12), click_ms=click_ms, memory=memory)
         lesson = own.weigh(batch, rng.random(12), at_ms=at_ms)

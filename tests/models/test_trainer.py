@@ -84,7 +84,8 @@ def of_method(method: str, rows: int, seed: int, *, at_ms: int = 0) -> Batch:
     memory = ClickMemory(
         np.where(on_click, np.arange(rows), -1),
         np.where(is_later, rng.uniform(0.1, 0.5, rows), np.nan),
-        np.where(is_later, rng.uniform(0.0, 0.3, rows), np.nan),
+        np.where(is_later, 0.0, np.nan),
+        np.where(is_later, rng.uniform(0.7, 1.0, rows), np.nan),
     )
     return Batch.of(
         inputs(rows, rng),
@@ -391,7 +392,7 @@ def test_history_is_counted_and_remembered_and_teaches_no_weight(objective):
         assert not report.negative.any()
         first = given.events == Event.OBSERVED_NEGATIVE
         assert report.memory.first_f[first] == pytest.approx(report.pcvr[first])
-        assert np.isfinite(report.memory.target[first]).all()
+        assert np.isfinite(report.memory.negative[first]).all()
     assert own.step == own.embedding_rows == 0
     assert all(torch.equal(value, weights[name]) for name, value in own.published().items())
     assert (own.kappa > 0) == (objective == "esmm")

@@ -213,9 +213,9 @@ def test_a_batch_says_when_each_click_was_how_long_its_conversion_took_and_which
 def test_a_batch_recalls_what_its_clicks_were_taught():
     first, later = example(1, Kind.OBSERVED_NEGATIVE, "a"), example(2, Kind.REVISIT, "a", slot=Slot.REVISIT + 1)
     clicks, reader = OpenClicks(), FeatureReader(READER_FEATURES)
-    clicks.remember(Examples.of([first]), ClickMemory(np.array([0]), np.array([0.2]), np.array([0.1])))
+    clicks.remember(Examples.of([first]), ClickMemory(np.array([0]), np.array([0.2]), np.array([0.0]), np.array([0.9])))
     memory = collate(Examples.of([example(1), later]), reader, clicks).memory
-    assert (memory.click.tolist(), memory.first_f.tolist(), memory.target.tolist()) == ([-1, 0], [0.2], [0.1])
+    assert (memory.click.tolist(), memory.first_f.tolist(), memory.negative.tolist()) == ([-1, 0], [0.2], [0.9])
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 11)), max_size=8))

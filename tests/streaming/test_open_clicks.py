@@ -23,13 +23,14 @@ def example(name: str, kind: Kind) -> Example:
     return Example(T0 + 9, kind, 1, 0, shown(name, 0), click_ms=T0)
 
 
-def taught(memory: ClickMemory, *targets: float) -> ClickMemory:
-    """The memory after a batch: clicks told these targets, first with an f of twice as much."""
-    return ClickMemory(memory.click, 2 * np.array(targets), np.array(targets))
+def taught(memory: ClickMemory, *negatives: float) -> ClickMemory:
+    """The memory after a batch: clicks told these a- and as much more of a+, first with an f of twice as much."""
+    negative = np.array(negatives)
+    return ClickMemory(memory.click, 2 * negative, 1 + negative, negative)
 
 
 def told(clicks: OpenClicks) -> dict[str, float]:
-    return {name: own.target for name, own in clicks.snapshot().items()}
+    return {name: own.negative for name, own in clicks.snapshot().items()}
 
 
 def test_rows_of_one_click_have_one_number_and_rows_of_no_click_none() -> None:
@@ -45,7 +46,8 @@ def test_rows_of_one_click_have_one_number_and_rows_of_no_click_none() -> None:
     memory = OpenClicks().recall(rows)
     assert memory.click.tolist() == [0, 1, -1, 0, -1]
     assert np.isnan(memory.first_f).all()
-    assert np.isnan(memory.target).all()
+    assert np.isnan(memory.positive).all()
+    assert np.isnan(memory.negative).all()
 
 
 def test_what_a_click_was_told_is_recalled() -> None:
@@ -57,7 +59,8 @@ def test_what_a_click_was_told_is_recalled() -> None:
     memory = clicks.recall(
         Examples.of([example("b", Kind.REVISIT), example("new", Kind.REVISIT), example("a", Kind.REAL_NEGATIVE)])
     )
-    assert memory.target.tolist() == pytest.approx([0.2, math.nan, 0.1], nan_ok=True)
+    assert memory.negative.tolist() == pytest.approx([0.2, math.nan, 0.1], nan_ok=True)
+    assert memory.positive.tolist() == pytest.approx([1.2, math.nan, 1.1], nan_ok=True)
     assert memory.first_f.tolist() == pytest.approx([0.4, math.nan, 0.2], nan_ok=True)
 
 
@@ -103,7 +106,7 @@ def test_settling_without_a_lesson_forgets_too() -> None:
 def test_a_batch_of_nothing_is_no_clicks() -> None:
     clicks = OpenClicks()
     memory = clicks.recall(Examples.of([]))
-    assert [len(column) for column in (memory.click, memory.first_f, memory.target)] == [0, 0, 0]
+    assert [len(column) for column in (memory.click, memory.first_f, memory.negative)] == [0, 0, 0]
     clicks.remember(Examples.of([]), memory)
     assert clicks.snapshot() == {}
 
@@ -128,10 +131,10 @@ def test_it_holds_what_was_last_told_and_goes_on_from_bytes(
         rows = Examples.of([example(name, kind) for name, kind in batch])
         memory = clicks.recall(rows)
         names = list(dict.fromkeys(name for name, kind in batch if kind != Kind.UNCLICKED))
-        assert memory.target.tolist() == pytest.approx([expected.get(name, math.nan) for name in names], nan_ok=True)
-        targets = [random.random() for _ in names]  # type: ignore[attr-defined]
-        clicks.remember(rows, taught(memory, *targets))
-        expected |= dict(zip(names, targets, strict=True))
+        assert memory.negative.tolist() == pytest.approx([expected.get(name, math.nan) for name in names], nan_ok=True)
+        negatives = [random.random() for _ in names]  # type: ignore[attr-defined]
+        clicks.remember(rows, taught(memory, *negatives))
+        expected |= dict(zip(names, negatives, strict=True))
         for name, kind in batch:
             if kind in SETTLING:
                 expected.pop(name, None)

@@ -284,7 +284,7 @@ def test_what_a_refused_batch_was_to_settle_is_forgotten_all_the_same(tiny: Path
     run = Run(lines_of(tiny), settings)
     clicked = [json.loads(line)["impression_id"] for line in lines_of(tiny)["clicks.jsonl"] if b"impression_id" in line]
     assert run.pipeline._clicks is not None
-    run.pipeline._clicks.restore(dict.fromkeys(clicked, OpenClick(0.2, 0.1)))
+    run.pipeline._clicks.restore(dict.fromkeys(clicked, OpenClick(0.2, 0.0, 0.9)))
     run.go(close_at_end=True)
     settled = {row["impression_id"] for row in run.output.rows("examples.jsonl.zst") if row["kind"] == "OUTCOME"}
     assert run.metrics.refused_batches["exploding"] > 10
