@@ -18,12 +18,12 @@ class BlockArrivals:
 
     Args:
         p: the join partition. now_ms: processing time, UTC epoch ms.
-        blocks: decoded. unread: (where it stood, why, value) of records that are no blocks.
+        blocks: with the offset of each, decoded. unread: (where it stood, why, value) of records that are no blocks.
     """
 
     p: int
     now_ms: int
-    blocks: list[tuple[Block, Examples]]
+    blocks: list[tuple[int, Block, Examples]]
     unread: list[tuple[str, str, bytes]]
 
     @property
@@ -34,7 +34,7 @@ class BlockArrivals:
     @property
     def first_watermark_ms(self) -> int | None:
         """The first one that is told."""
-        return next((block.watermark_ms for block, _ in self.blocks if block.watermark_ms is not None), None)
+        return next((block.watermark_ms for _, block, _ in self.blocks if block.watermark_ms is not None), None)
 
 
 class BlockSource:
@@ -70,11 +70,11 @@ class BlockSource:
                         block, examples = decode_block(value or b"")
                         if block.p != p:
                             raise BlockError(f"a block of join partition {block.p}")
-                        arrivals.blocks.append((block, examples))
+                        arrivals.blocks.append((offset, block, examples))
                     except BlockError as error:
                         arrivals.unread.append((f"{name}@{offset}", str(error), value or b""))
                 if records:
-                    told = [block.watermark_ms or 0 for block, _ in arrivals.blocks]
+                    told = [block.watermark_ms or 0 for _, block, _ in arrivals.blocks]
                     self._reached_ms[name] = max([self._reached_ms.get(name, 0), *told])
                     self._places[name] = Place(records[-1][0] + 1, 0, self._reached_ms[name])
                 yield arrivals

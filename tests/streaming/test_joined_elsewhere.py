@@ -126,7 +126,10 @@ def _resent(own: list[bytes], rng: random.Random) -> list[bytes]:
                 told, examples = decode_block(old)
                 cut = rng.randint(0, len(examples))
                 for part in (examples[:cut], examples[cut:]):
-                    sent.append(encode_block(told.p, part, watermark_ms=told.watermark_ms, is_idle=told.is_idle))  # noqa: PERF401
+                    block = encode_block(
+                        told.p, part, watermark_ms=told.watermark_ms, is_idle=told.is_idle, told=told.told
+                    )
+                    sent.append(block)
     return sent
 
 

@@ -39,7 +39,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def joiner_of(model: Settings, records: dict[str, list[PolledRecord]]) -> Joiner:
-    return Joiner(model, p=0, partitions=1, places=start_places(dict.fromkeys(records, 0)))
+    joiner = Joiner(model, p=0, partitions=1, places=start_places(dict.fromkeys(records, 0)))
+    joiner.claimed_at = 0
+    return joiner
 
 
 def examples_of(blocks: list[bytes]) -> list[Any]:
