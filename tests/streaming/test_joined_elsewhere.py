@@ -121,7 +121,7 @@ def _resent(own: list[bytes], rng: random.Random) -> list[bytes]:
     for number, block in enumerate(own):
         sent.append(block)
         if rng.random() < 0.1:
-            begin = max(0, number - rng.randint(0, 6))
+            begin = max(1, number - rng.randint(0, 6))  # but for the claim
             for old in own[begin : number + 1]:
                 told, examples = decode_block(old)
                 cut = rng.randint(0, len(examples))
