@@ -53,10 +53,10 @@ class Desk:
         if stem != "examples":
             return
         if self.before_send is not None:
-            number, act = self.before_send
-            self.before_send = (number - 1, act) if number else None
+            number, meanwhile = self.before_send
+            self.before_send = (number - 1, meanwhile) if number else None
             if not number:
-                act()
+                meanwhile()
         if self.sends_left is not None:
             self.sends_left -= 1
             if self.sends_left < 0:
@@ -388,6 +388,11 @@ events = st.one_of(
 )
 
 
+def act(desk: Desk, what: tuple[str, Any]) -> None:
+    name, argument = what
+    getattr(desk, name)(*([] if argument is None else [argument]))
+
+
 def play(world: World, event: tuple[Any, ...]) -> None:
     """Lets something happen; who is named by number, the newest worker that is alive first."""
     what, *rest = event
@@ -414,17 +419,17 @@ def play(world: World, event: tuple[Any, ...]) -> None:
             desk.worker.hold(0)
             desk.at = at
         return
-    name, argument = rest[1]
     if what == "kill":
         desk.sends_left = rest[2]
     elif what == "begin while":
         desk.before_send = rest[2], lambda: play(world, ("begin", rest[3]))
-    elif what == "wake while":
-        desk.before_send = rest[2], lambda: play(world, ("do", rest[0] + 1, rest[3]))
+    elif what == "wake while" and len(alive) > 1:
+        other = alive[(rest[0] + 1) % len(alive)]
+        desk.before_send = rest[2], lambda: act(other, rest[3])
     elif what == "claim while":
         desk.before_send = rest[2], lambda: world.topic.append(encode_claim(0))
     try:
-        getattr(desk, name)(*([] if argument is None else [argument]))
+        act(desk, rest[1])
     except KilledError:
         desk.is_dead = True
     desk.before_send = None
