@@ -453,4 +453,3 @@ def test_whoever_dies_sleeps_and_wakes_up_when_it_is_as_if_one_had_done_it_all(
             desk.save()
     assert last.worker.held == {0}
     world.assert_as_if_nobody_had_died(cut)
-
