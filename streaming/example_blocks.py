@@ -5,7 +5,8 @@ Partition p of the topic is the log of what the holders of join partition p did,
     claim     C appended it, and holds p from there on
     block     examples in the order in which they left, then how far p has come by them; its first part tells the looks that led to it
 
-A block tells the claim under which it was sent. One that stands behind a newer claim is void, whoever sent it whenever: nobody learns it, nobody goes on from it.
+A block tells the claim under which it was sent, and the how many-th under that it is. One that stands behind a newer claim is void, whoever sent it whenever, and so is one that a
+client has appended twice: nobody learns it, nobody goes on from it.
 
     offset      0        1        2        3        4        5        6
                 claim    block    block    claim    block    block    block
@@ -43,12 +44,13 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     """What a holder of p tells of what it did.
 
     Args:
-        claimed_at: the offset of its claim; None of a claim itself.
+        claimed_at: the offset of its claim; None of a claim itself. number: of its blocks, from 1 on; 0 of the claim.
         starts: how far each stream had been read before the looks; of a claim: where p begins anew, without what was before. Empty if there is nothing to say.
         looks: those that led to the examples of this block and of the blocks behind it that tell none.
     """
 
     claimed_at: int | None
+    number: int
     starts: tuple[int, ...] = ()
     looks: tuple[Look, ...] = ()
 
@@ -89,7 +91,7 @@ def encode_block(
 
 def encode_claim(p: int, starts: tuple[int, ...] = ()) -> bytes:
     """A claim as the value of a record; `starts` if p begins anew."""
-    return encode_block(p, Examples.of([]), watermark_ms=None, is_idle=False, told=Told(None, starts))
+    return encode_block(p, Examples.of([]), watermark_ms=None, is_idle=False, told=Told(None, 0, starts))
 
 
 def decode_block(data: bytes) -> tuple[Block, Examples]:
@@ -122,27 +124,31 @@ def _other_format(found: int) -> str:
     return f"a block of format {found}, this version reads {FORMAT}: read it with the version that wrote it"
 
 
+Sent = tuple[int, int]
+"""Claim and number of a block."""
+
+
 class Tenure:
     """Who holds a join partition, as its part of the topic says: whoever claimed it last.
 
     Args:
-        claimed_at: the newest claim that was seen so far; None: none.
+        last: the block that came last so far; None before the first.
 
     Example:
         >>> tenure = Tenure()
-        >>> tenure.admits(0, Told(None)), tenure.admits(1, Told(0))
-        (True, True)
-        >>> tenure.admits(2, Told(None)), tenure.admits(3, Told(0)), tenure.admits(4, Told(2))
+        >>> tenure.admits(0, Told(None, 0)), tenure.admits(1, Told(0, 1)), tenure.admits(2, Told(0, 1))  # appended twice
+        (True, True, False)
+        >>> tenure.admits(3, Told(None, 0)), tenure.admits(4, Told(0, 2)), tenure.admits(5, Told(3, 1))
         (True, False, True)
     """
 
-    def __init__(self, claimed_at: int | None = None) -> None:
-        self.claimed_at = claimed_at
+    def __init__(self, last: Sent | None = None) -> None:
+        self.last = last
 
     def admits(self, offset: int, told: Told) -> bool:
         """Takes in a record of the topic, in the order of their offsets; False if it is void."""
-        claimed_at = offset if told.claimed_at is None else told.claimed_at
-        if self.claimed_at is not None and claimed_at < self.claimed_at:
+        sent = (offset if told.claimed_at is None else told.claimed_at), told.number
+        if self.last is not None and sent <= self.last:
             return False
-        self.claimed_at = claimed_at
+        self.last = sent
         return True

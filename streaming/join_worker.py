@@ -105,7 +105,7 @@ class JoinWorker:
             script = self._read(Script(), examples, first, claimed_at)
         else:
             refuse_gone(examples, snapshot.examples_end, first, claimed_at)
-            script = self._read(Script(snapshot.claimed_at), examples, snapshot.examples_end, claimed_at)
+            script = self._read(Script(snapshot.last), examples, snapshot.examples_end, claimed_at)
         acts = script.acts
         if snapshot is None or script.begins is not None:
             firsts = tuple(bounds[name][0] for name in names)
@@ -120,7 +120,7 @@ class JoinWorker:
         for ends in (joiner.ends(), *(act.looks[-1].ends for act in acts[-1:])):
             for name, end in zip(names, ends, strict=True):
                 refuse_gone(name, end, *bounds[name])
-        joiner.claimed_at = claimed_at
+        joiner.last = claimed_at, 0
         try:
             step = redo(joiner, acts, self._offsets.records)
         except DivergedError:
@@ -192,6 +192,7 @@ class JoinWorker:
             held.lacking.clear()
             if records := {name: some for name, some in records.items() if some}:
                 self._step(p, Polled(now_ms, records, held.idleness.on_records(list(records))))
+        self._acknowledge()
 
     def _refuse_hole(self, name: str, line: int, offset: int) -> None:
         """Offsets are missing where a transaction ended, and nowhere else: a client that loses records is not believed."""
@@ -261,9 +262,9 @@ class JoinWorker:
 
     def _is_claimed(self, p: int, start: int, end: int) -> bool:
         """Whether there is a claim among what others have appended in between."""
-        examples = f"{self._settings.kafka.topic(EXAMPLES)}[{p}]"
-        script = self._read(Script(self._held[p].joiner.claimed_at), examples, start, end)
-        return script.claimed_at != self._held[p].joiner.claimed_at
+        examples, last = f"{self._settings.kafka.topic(EXAMPLES)}[{p}]", self._held[p].joiner.last
+        assert last is not None
+        return self._read(Script((last[0], 0)), examples, start, end).claimed_at != last[0]
 
     def _lose(self, p: int) -> None:
         """Lets go of a partition that is another's: what was done since its claim is void."""

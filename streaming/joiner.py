@@ -16,7 +16,7 @@ import numpy as np
 
 from streaming.counting import count_arrivals, count_leaving
 from streaming.deliveries import PartitionState
-from streaming.example_blocks import Look, Told, encode_block
+from streaming.example_blocks import Look, Sent, Told, encode_block
 from streaming.examples import Example, Examples
 from streaming.join import Join
 from streaming.live import Polled, PolledPartition
@@ -50,7 +50,7 @@ class JoinerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         p: which. partitions: of how many.
         places: `topic[partition]` -> how far it was read. clock: of p. state: all that is open in it.
-        examples_end: it holds what the blocks before this offset in `examples[p]` tell, and nothing else. claimed_at: whose they were in the end.
+        examples_end: it holds what the blocks before this offset in `examples[p]` tell, and nothing else. last: claim and number of the last of them; None if there is none.
         rules: the settings that the state depends on.
     """
 
@@ -60,7 +60,7 @@ class JoinerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     clock: ClockSnapshot
     state: PartitionState
     examples_end: int
-    claimed_at: int | None
+    last: Sent | None
     rules: dict[str, Any]
 
 
@@ -106,8 +106,8 @@ class Joiner:
         self._join = Join(join_windows(settings), self._policy.schedule)
         self.places = dict(places)
         """How far each of its streams was read."""
-        self.claimed_at: int | None = None
-        """The claim under which it sends."""
+        self.last: Sent | None = None
+        """Claim and number of what was sent last: a claim, before anything can be."""
         self._starts: tuple[int, ...] = ()
         self._untold: list[Look] = []
         self._shown: Shown = None, False, 0
@@ -181,19 +181,22 @@ class Joiner:
     def _blocks(self, examples: Examples, shown: Shown) -> Iterator[bytes]:
         """Only the first tells the looks, only the last says how far p has come by them: before it, something is still to come."""
         sizes = np.fromiter([len(bytes(one.features)) for one in examples.impressions], np.int64, len(examples))
-        told = Told(self.claimed_at, self._starts if self._untold else (), tuple(self._untold))
+        starts, looks = self._starts if self._untold else (), tuple(self._untold)
         self._untold.clear()
         start = 0
         while len(examples) - start > 1:
             end = start + max(1, int(np.searchsorted(np.cumsum(sizes[start : start + BLOCK_EXAMPLES]), BLOCK_BYTES)))
             if end >= len(examples):
                 break
-            yield self._block(examples[start:end], shown, told)
-            start, told = end, Told(self.claimed_at)
-        yield self._block(examples[start:], self._shown, told)
+            yield self._block(examples[start:end], shown, starts, looks)
+            start, starts, looks = end, (), ()
+        yield self._block(examples[start:], self._shown, starts, looks)
 
-    def _block(self, examples: Examples, shown: Shown, told: Told) -> bytes:
-        assert self.claimed_at is not None, "nobody sends who has not claimed p"
+    def _block(self, examples: Examples, shown: Shown, starts: tuple[int, ...], looks: tuple[Look, ...]) -> bytes:
+        assert self.last is not None, "nobody sends who has not claimed p"
+        claimed_at, number = self.last
+        self.last = claimed_at, number + 1
+        told = Told(*self.last, starts, looks)
         watermark_ms, is_idle, held_ms = shown
         return encode_block(self.p, examples, watermark_ms=watermark_ms, is_idle=is_idle, held_ms=held_ms, told=told)
 
@@ -227,7 +230,7 @@ class Joiner:
             clock=self._polled.clock.snapshot(),
             state=PartitionState(watermark_ms, is_idle, join=self._join.snapshot()),
             examples_end=examples_end,
-            claimed_at=self.claimed_at,
+            last=self.last,
             rules=self._rules,
         )
 
@@ -248,7 +251,7 @@ class Joiner:
                 f"join partition {self.p} was joined under other settings ({keys}): join on with those, or start anew under another kafka.model"
             )
         assert snapshot.state.join is not None
-        self.places, self.claimed_at = dict(snapshot.places), snapshot.claimed_at
+        self.places, self.last = dict(snapshot.places), snapshot.last
         self._polled.clock.restore(snapshot.clock)
         self._join.restore(snapshot.state.join)
         self._shown = snapshot.state.watermark_ms, snapshot.state.is_idle, self._polled.clock.held_ms

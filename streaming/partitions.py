@@ -186,7 +186,7 @@ class ExamplePartition:
         return PartitionState(
             self.watermark_ms,
             self.is_idle,
-            held=HeldState(held, self._mark_ms, sorted(self._at_mark), self._tenure.claimed_at),
+            held=HeldState(held, self._mark_ms, sorted(self._at_mark), self._tenure.last),
         )
 
     def restore(self, state: PartitionState) -> None:
@@ -196,7 +196,7 @@ class ExamplePartition:
         held = Examples.of(decode_examples(state.held.examples))
         self._held = [held] if len(held) else []
         self._mark_ms, self._at_mark = state.held.mark_ms, set(state.held.at_mark)
-        self._tenure = Tenure(state.held.claimed_at)
+        self._tenure = Tenure(state.held.last)
 
 
 def _identity(examples: Examples, number: int) -> tuple[str, int]:

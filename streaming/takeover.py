@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from streaming.example_blocks import Look, Tenure, decode_block
+from streaming.example_blocks import Look, Sent, Tenure, decode_block
 from streaming.joiner import DivergedError, Identity, Joiner, Step, identity_of
 from streaming.live import Polled
 from streaming.records import PolledRecord
@@ -39,11 +39,11 @@ class Script:
     """What the blocks of a join partition tell, void ones left out.
 
     Args:
-        claimed_at: the newest claim before the first block that is read; None if nothing is known of one.
+        last: the block before the first that is read; None if nothing is known of one.
     """
 
-    def __init__(self, claimed_at: int | None = None) -> None:
-        self._tenure = Tenure(claimed_at)
+    def __init__(self, last: Sent | None = None) -> None:
+        self._tenure = Tenure(last)
         self.acts: list[Act] = []
         self.begins: tuple[int, ...] | None = None
         """Where the streams were begun anew, if that was told: the acts are those since."""
@@ -75,7 +75,7 @@ class Script:
     @property
     def claimed_at(self) -> int | None:
         """The newest claim that was seen."""
-        return self._tenure.claimed_at
+        return None if self._tenure.last is None else self._tenure.last[0]
 
 
 def redo(joiner: Joiner, acts: Sequence[Act], records: Records) -> Step:

@@ -53,7 +53,7 @@ def blocks_of(log: Path, settings: Settings, partitions: int) -> list[list[bytes
                         examples,
                         watermark_ms=partition.watermark_ms,
                         is_idle=arrivals.is_last,
-                        told=Told(claimed_at=0),
+                        told=Told(0, number=len(blocks)),
                     )
                 )
         found.append(blocks)

@@ -161,12 +161,13 @@ class World:
     # the second writing: what is valid, in a few lines
 
     def valid(self) -> list[tuple[Block, Examples]]:
-        found, newest = [], -1
+        found, newest, numbers = [], -1, set()
         for offset, value in enumerate(self.topic):
             block, examples = decode_block(value)
-            claimed_at = offset if block.told.claimed_at is None else block.told.claimed_at
-            newest = max(newest, claimed_at)
-            if claimed_at == newest:
+            if block.told.claimed_at is None:
+                newest, numbers = offset, set()
+            elif block.told.claimed_at == newest and block.told.number not in numbers:
+                numbers.add(block.told.number)
                 found.append((block, examples))
         return found
 
@@ -181,7 +182,7 @@ class World:
     def uninterrupted(self, end: int | None = None) -> tuple[list[Example], Joiner]:
         """What one joiner makes of these looks, and how it is then."""
         joiner = Joiner(self.settings, p=0, partitions=1, places=start_places(dict.fromkeys(self.source, 0)))
-        joiner.claimed_at = 0
+        joiner.last = 0, 0
         examples: list[Example] = []
         for look in self.looks(end):
             records = {}
@@ -221,7 +222,7 @@ class World:
         for kept in self.kept:
             snapshot = msgspec.msgpack.decode(kept, type=JoinerSnapshot)
             _, joiner = self.uninterrupted(snapshot.examples_end)
-            joiner.claimed_at = snapshot.claimed_at
+            joiner.last = snapshot.last
             assert msgspec.msgpack.encode(joiner.snapshot(snapshot.examples_end)) == kept  # no void state, no other one
 
 
@@ -385,6 +386,7 @@ events = st.one_of(
     st.tuples(st.just("wake while"), whos, acts, st.integers(0, 5), acts),
     st.tuples(st.just("claim while"), whos, acts, st.integers(0, 5)),
     st.tuples(st.just("hold again"), whos),
+    st.tuples(st.just("append twice"), st.integers(1, 4)),
 )
 
 
@@ -398,6 +400,9 @@ def play(world: World, event: tuple[Any, ...]) -> None:
     what, *rest = event
     if what == "begin":
         world.begin(rest[0])
+        return
+    if what == "append twice":
+        world.topic.append(world.topic[-min(rest[0], len(world.topic))])
         return
     if what == "begin dying":
         desk = Desk(world, snapshot=rest[0])
