@@ -30,7 +30,7 @@ from streaming.joiner import identity_of
 from streaming.log_source import LogSource
 from streaming.settings import Settings, dump
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 
 
 def join_settings(kafka: Server, log: Path, *, partitions: int, **broker: Any) -> Settings:
