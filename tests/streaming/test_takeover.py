@@ -44,6 +44,7 @@ class Desk:
         self.sends_left: int | None = None
         self.before_send: tuple[int, Callable[[], None]] | None = None
         self.is_dead = False
+        self.lines: list[bytes] = []
         self.worker = JoinWorker(world.settings, sink=self, offsets=self, snapshots=self)
         self.at: dict[str, int] = {}
 
@@ -66,6 +67,7 @@ class Desk:
 
     def append(self, stem: str, data: bytes) -> None:
         assert stem in ("late", "dead-letters")
+        self.lines.append(data)
 
     def flush(self) -> None:
         pass
@@ -353,6 +355,45 @@ def test_it_begins_anew_where_group_and_snapshots_are_gone_and_so_is_what_they_h
     third.idle([True] * 3)
     learned, _ = world.learned()
     assert len({identity_of(example) for example in learned}) == len(learned) > len(sent)
+
+
+def test_of_what_is_done_again_the_lines_of_the_last_look_alone_are_sent_again(told: Told) -> None:
+    world = told.world()
+    first = world.begin()
+    looks = ([60, 20, 2], [60, 10, 2], [60, 5, 5])
+    for counts in looks:
+        first.lines.clear()
+        first.look(counts)
+    second = world.begin()
+    assert second.lines == first.lines != []
+
+
+def test_blocks_that_have_expired_undone_are_told(told: Told) -> None:
+    world = told.world()
+    first = world.begin()
+    first.look([60, 20, 2])
+    first.save()
+    first.look([20, 5, 2])
+    world.first[f"{world.settings.kafka.topic('examples')}[0]"] = len(world.topic)
+    with pytest.raises(JoinError, match=r"examples\[0\]: reading was to go on at offset \d+, .* have expired unread"):
+        world.begin()
+
+
+def test_brokers_that_do_not_say_where_they_append_are_not_believed(told: Told) -> None:
+    class Mute(Desk):
+        says = 0
+
+        def end(self, stem: str, partition: int) -> int | None:
+            return self.says
+
+    world = told.world()
+    desk = Mute(world)
+    with pytest.raises(JoinError, match=r"examples\[0\]: the brokers do not say where they have appended"):
+        desk.hold()
+    desk.says = len(world.topic) + 1
+    desk.hold()
+    with pytest.raises(JoinError, match=r"blocks were appended from \d+ on, and the brokers say they end at \d+"):
+        desk.look([60, 20, 2])
 
 
 def test_it_is_not_taken_over_where_blocks_of_others_were_joined_otherwise(told: Told) -> None:
