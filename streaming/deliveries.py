@@ -17,11 +17,13 @@ class HeldState(msgspec.Struct, frozen=True):
 
     Args:
         mark_ms: when the newest seen are due; -1 before the first. at_mark: (impression_id, slot) of those.
+        last: claim and number of the last block that was seen and not void; None before one.
     """
 
     examples: bytes
     mark_ms: int
     at_mark: list[tuple[str, int]]
+    last: tuple[int, int] | None = None
 
 
 class PartitionState(msgspec.Struct, frozen=True):

@@ -1,28 +1,35 @@
 """The join partitions that a worker holds: takes them over, feeds them, keeps snapshots of them, lets them go. Must not know who told it which.
 
-A snapshot, in this order. What a crash costs, after each step: nothing but time. What comes after the last snapshot is read again, and what was
-emitted since is known from `examples[p]`.
+Who holds p is decided in `examples[p]`: whoever claimed it last (`example_blocks`). To take p over is to claim it, and then to do again what its holders told
+between the newest snapshot and that claim (`takeover`).
 
-    1. what was emitted is acknowledged by the brokers      crash: it is read back from `examples[p]` and not emitted again
-    2. the snapshot is written, under a name of its own     crash: it is newer than what is committed, and taken up all the same
-    3. the group's offsets are committed, by the caller     crash: as after 2, or all is done
+A snapshot, in this order. What a crash costs, after each step: nothing but time. What was told since the last snapshot is done again, and what was read
+since and led to nothing is read again.
+
+    1. what was done is told, and acknowledged by the brokers      crash: it is read back from `examples[p]` and done again, not emitted again
+    2. the snapshot is written, under a name of its own            crash: it is newer than what is committed, and taken up all the same
+    3. the group's offsets are committed, by the caller            crash: as after 2, or all is done
+
+A worker that was asleep, and whose partitions others have claimed, finds that out in what it appends: its blocks do not follow on each other. It lets go of
+those partitions without a snapshot. What a snapshot holds, no newer claim precedes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 
 from streaming.counting import copy_figures, with_figures
-from streaming.example_blocks import BlockError, decode_block
+from streaming.example_blocks import BlockError, encode_claim
 from streaming.idleness import Idleness
-from streaming.joiner import Joiner, JoinerSnapshot, Step
+from streaming.join_ports import EXAMPLES, Appends, JoinError, Offsets, Snapshots, refuse_gone
+from streaming.joiner import DivergedError, Joiner, Step
 from streaming.live import Polled, start_places
 from streaming.metrics import IngestFigures, RunMetrics
 from streaming.records import PolledRecord
 from streaming.settings import Settings
+from streaming.takeover import Script, redo
 
-EXAMPLES = "examples"
 _STILL_MS = 60_000
 """How long a record may be there and not come, while we read, before the client is taken for dead."""
 
@@ -30,62 +37,18 @@ SIDE_TOPICS = {"late": "late"}
 """Where the lines of a door go; those of every other door go to `dead-letters`, and say which it was."""
 
 
-class JoinError(Exception):
-    """A join partition cannot be held; the message names it, what is wrong and what to do."""
-
-
-class Appends(Protocol):
-    """Appends to the topics of the model."""
-
-    def send(self, stem: str, value: bytes | None, *, key: bytes | None = None, partition: int | None = None) -> None:
-        """Appends a record; it is there once `flush` has returned."""
-
-    def append(self, stem: str, data: bytes) -> None:
-        """Appends lines, a record each."""
-
-    def flush(self) -> None:
-        """Waits until everything appended is acknowledged."""
-
-    def end(self, stem: str, partition: int) -> int | None:
-        """The offset after the last record that was acknowledged there; None if there was none yet."""
-
-
-class Offsets(Protocol):
-    """What the brokers know of the topics, and of the group that shares the join."""
-
-    def partitions(self) -> int:
-        """How many the topics have, asked anew; errors if not all as many."""
-
-    def committed(self, names: Collection[str]) -> dict[str, int | None]:
-        """How far the group has come in each `topic[partition]`; None if it has committed nothing there."""
-
-    def bounds(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
-        """The first offset there is, and the one after the last."""
-
-    def ends(self, names: Collection[str]) -> dict[str, int]:
-        """The offset after the last; left out where the brokers do not say."""
-
-    def records(self, name: str, start: int, end: int) -> Iterator[tuple[int, bytes | None]]:
-        """Offset and value of each record from `start` on and before `end`."""
-
-
-class Snapshots(Protocol):
-    """Keeps snapshots."""
-
-    def write(self, snapshot: JoinerSnapshot, names: Iterable[str]) -> str:
-        """Makes a snapshot durable."""
-
-    def newest(self, p: int, committed: Mapping[str, int | None], names: Iterable[str]) -> JoinerSnapshot | None:
-        """The newest at or past what is committed."""
-
-
 class _Held:
     """A partition that is held."""
 
-    def __init__(self, joiner: Joiner, idleness: Idleness, examples_end: int) -> None:
-        self.joiner, self.idleness, self.examples_end = joiner, idleness, examples_end
+    def __init__(self, joiner: Joiner, idleness: Idleness, end: int) -> None:
+        self.joiner, self.idleness = joiner, idleness
+        self.end = end  # of `examples[p]`, up to which no newer claim is known to be
+        self.sent = 0  # blocks since then
         self.is_changed = True  # since the last snapshot
         self.still: dict[str, tuple[int, int]] = {}  # offset and since when, by stream that shows nothing
+        self.lacking: dict[
+            str, int
+        ] = {}  # up to where the client has given, by stream of which it must be read once more
 
 
 class JoinWorker:
@@ -109,6 +72,7 @@ class JoinWorker:
         self._sink, self._offsets, self._snapshots = sink, offsets, snapshots
         self._held: dict[int, _Held] = {}
         self._p_of: dict[str, int] = {}
+        self._lost: dict[int, dict[str, int]] = {}  # up to where the client has given, by stream
         self._gone = IngestFigures()  # counted in partitions that were let go
 
     @property
@@ -116,8 +80,13 @@ class JoinWorker:
         """The partitions that it holds."""
         return frozenset(self._held)
 
+    @property
+    def lost(self) -> frozenset[int]:
+        """Those that another has claimed while this one held them: to be held again, by a new claim, or dropped."""
+        return frozenset(self._lost)
+
     def hold(self, p: int) -> None:
-        """Takes a partition over, from where whoever held it before came to.
+        """Takes a partition over, at exactly where whoever held it before came to.
 
         Raises:
             SnapshotError: the group has come further than any snapshot. SettingsError: it was joined under other settings.
@@ -125,27 +94,67 @@ class JoinWorker:
         """
         partitions = self._offsets.partitions()
         joiner = Joiner(self._settings, p=p, partitions=partitions, places={})
-        names = joiner.names
+        names, examples = joiner.names, f"{self._settings.kafka.topic(EXAMPLES)}[{p}]"
         snapshot = self._snapshots.newest(p, self._offsets.committed(names), names)
-        examples = f"{self._settings.kafka.topic(EXAMPLES)}[{p}]"
-        bounds = self._offsets.bounds([*names, examples])
-        first, end = bounds[examples]
-        if snapshot is None:
-            joiner.places = start_places({name: bounds[name][0] for name in names})
-        else:
+        if snapshot is not None:
             joiner.restore(snapshot)
-            for name in names:
-                _refuse_gone(name, joiner.places[name].line, *bounds[name])
-            first = max(first, snapshot.examples_end)
-        for offset, value in self._offsets.records(examples, first, end):
+        claimed_at = self._claim(p)
+        bounds = self._offsets.bounds([*names, examples])
+        first, _ = bounds[examples]
+        if snapshot is None:
+            script = self._read(Script(), examples, first, claimed_at)
+        else:
+            refuse_gone(examples, snapshot.examples_end, first, claimed_at)
+            script = self._read(Script(snapshot.last), examples, snapshot.examples_end, claimed_at)
+        acts = script.acts
+        if snapshot is None or script.begins is not None:
+            firsts = tuple(bounds[name][0] for name in names)
+            starts = script.begins or (acts[0].starts if acts else firsts)
+            is_whole = script.begins is not None or (first == 0 and not script.is_cut)
+            if snapshot is None and not (is_whole and all(map(int.__ge__, starts, firsts))):
+                # Nobody knows what was before: somebody has deleted group and snapshots, so that p begins anew with what there is.
+                starts, acts = firsts, []
+                claimed_at = self._claim(p, starts)
+            places = start_places(dict(zip(names, starts, strict=True)))
+            joiner = Joiner(self._settings, p=p, partitions=partitions, places=places)
+        for ends in (joiner.ends(), *(act.looks[-1].ends for act in acts[-1:])):
+            for name, end in zip(names, ends, strict=True):
+                refuse_gone(name, end, *bounds[name])
+        joiner.last = claimed_at, 0
+        try:
+            step = redo(joiner, acts, self._offsets.records)
+        except DivergedError:
+            raise JoinError(
+                f"{examples}: what is joined anew from {joiner.ends()} of {', '.join(names)} on is not what was appended there before: "
+                "join on with the version and the settings that appended it, or start anew under another kafka.model"
+            ) from None
+        held = _Held(joiner, Idleness(names, timeout_ms=self._settings.event_time.idle_timeout_ms), claimed_at + 1)
+        held.lacking = {name: at for name, at in self._lost.pop(p, {}).items() if at > joiner.places[name].line}
+        self._held[p] = held
+        self._p_of |= dict.fromkeys(names, p)
+        self._append(held, step)
+        self._acknowledge()
+
+    def _claim(self, p: int, starts: tuple[int, ...] = ()) -> int:
+        """Claims a partition; the offset of the claim. With `starts`, p begins anew there."""
+        self._sink.send(EXAMPLES, encode_claim(p, starts), partition=p)
+        self._sink.flush()
+        if not (end := self._sink.end(EXAMPLES, p)):
+            raise JoinError(
+                f"{self._settings.kafka.topic(EXAMPLES)}[{p}]: the brokers do not say where they have appended: start the worker again"
+            )
+        return end - 1
+
+    def _read(self, script: Script, name: str, start: int, end: int) -> Script:
+        """The script that the blocks between two offsets tell."""
+        for offset, _, value in self._offsets.records(name, start, end):
             try:
-                joiner.know_emitted(decode_block(value or b"")[1])
+                script.read(offset, value)
             except BlockError as error:
                 raise JoinError(
-                    f"{examples}@{offset} is no block of examples ({error}): kafka.topics.examples must name a topic that only joiners append to"
+                    f"{name}@{offset} is no block of examples ({error}): kafka.topics.examples must name a topic that only joiners append to"
                 ) from error
-        self._held[p] = _Held(joiner, Idleness(names, timeout_ms=self._settings.event_time.idle_timeout_ms), end)
-        self._p_of |= dict.fromkeys(names, p)
+        return script
 
     def take(self, records: Mapping[str, list[PolledRecord]], now_ms: int) -> None:
         """Takes in records, by `topic[partition]` in the order of their offsets; those read before, or of a partition not held, are passed over.
@@ -153,6 +162,9 @@ class JoinWorker:
         Raises:
             JoinError: records are missing in between.
         """
+        self._catch_up(now_ms)
+        for given in self._lost.values():
+            given |= {name: some[-1][0] + 1 for name, some in records.items() if name in given}
         looks: dict[int, Polled] = {}
         for name, some in records.items():
             if (p := self._p_of.get(name)) is None:
@@ -167,15 +179,27 @@ class JoinWorker:
         for p, look in sorted(looks.items()):
             look.idle.update(self._held[p].idleness.on_records(list(look.records)))
             self._step(p, look)
-        # A look is acknowledged before the next one is taken: of two blocks of p on their way, the first might be lost and the second not.
-        self._sink.flush()
+        # A look is acknowledged before the next one is taken: a worker that dies has lines of its last look alone on their way.
+        self._acknowledge()
+
+    def _catch_up(self, now_ms: int) -> None:
+        """Reads what a client gave while the partition was lost, and will not give again."""
+        for p, held in sorted(self._held.items()):
+            records: dict[str, list[PolledRecord]] = {}
+            for name, end in held.lacking.items():
+                refuse_gone(name, held.joiner.places[name].line, *self._offsets.bounds([name])[name])
+                records[name] = list(self._offsets.records(name, held.joiner.places[name].line, end))
+            held.lacking.clear()
+            if records := {name: some for name, some in records.items() if some}:
+                self._step(p, Polled(now_ms, records, held.idleness.on_records(list(records))))
+        self._acknowledge()
 
     def _refuse_hole(self, name: str, line: int, offset: int) -> None:
         """Offsets are missing where a transaction ended, and nowhere else: a client that loses records is not believed."""
         if offset == line:
             return
         first, _ = self._offsets.bounds([name])[name]
-        _refuse_gone(name, line, first, offset)
+        refuse_gone(name, line, first, offset)
         if (missing := next(self._offsets.records(name, line, offset), None)) is not None:
             raise JoinError(
                 f"{name}: reading was to go on at offset {line}, the client gave {offset}, and there is a record at {missing[0]}: "
@@ -191,6 +215,7 @@ class JoinWorker:
         Raises:
             JoinError: a record has been there for long, and the client does not give it.
         """
+        self._catch_up(now_ms)
         ends = self._offsets.ends(self.stream_names())
         for p, held in sorted(self._held.items()):
             places = {name: held.joiner.places[name].line for name in held.joiner.names}
@@ -205,33 +230,68 @@ class JoinWorker:
                     )
             if changed := held.idleness.on_ends(ends, positions=places, paused=paused, now_ms=monotonic_ms):
                 self._step(p, Polled(now_ms, {}, changed))
-        self._sink.flush()
+        self._acknowledge()
 
     def _step(self, p: int, look: Polled) -> None:
         held = self._held[p]
         held.is_changed = True
-        step: Step = held.joiner.take(look)
+        self._append(held, held.joiner.take(look))
+
+    def _append(self, held: _Held, step: Step) -> None:
         for block in step.blocks:
-            self._sink.send(EXAMPLES, block, partition=p)
+            self._sink.send(EXAMPLES, block, partition=held.joiner.p)
+            held.sent += 1
         for door, line in step.lines:
             self._sink.append(SIDE_TOPICS.get(door, "dead-letters"), line)
 
+    def _acknowledge(self) -> None:
+        """Waits until everything appended is there; lets go of partitions that another has claimed before all of it was."""
+        self._sink.flush()
+        for p, held in sorted(self._held.items()):
+            if not held.sent:
+                continue
+            end = self._sink.end(EXAMPLES, p) or 0
+            if end - held.end > held.sent and self._is_claimed(p, held.end, end):
+                self._lose(p)
+            elif end - held.end < held.sent:
+                raise JoinError(
+                    f"{self._settings.kafka.topic(EXAMPLES)}[{p}]: {held.sent} blocks were appended from {held.end} on, and the brokers say they end at {end}: "
+                    "start the worker again; it goes on from its snapshot"
+                )
+            held.end, held.sent = end, 0
+
+    def _is_claimed(self, p: int, start: int, end: int) -> bool:
+        """Whether there is a claim among what others have appended in between."""
+        examples, last = f"{self._settings.kafka.topic(EXAMPLES)}[{p}]", self._held[p].joiner.last
+        assert last is not None
+        return self._read(Script((last[0], 0)), examples, start, end).claimed_at != last[0]
+
+    def _lose(self, p: int) -> None:
+        """Lets go of a partition that is another's: what was done since its claim is void."""
+        held = self._held.pop(p)
+        self._gone = _sum([self._gone, held.joiner.figures])
+        names = held.joiner.names
+        self._lost[p] = dict(zip(names, held.joiner.ends(), strict=True)) | held.lacking
+        for name in names:
+            del self._p_of[name]
+
     def save(self) -> dict[str, int]:
         """Keeps a snapshot of each partition in which something happened; the offsets to be committed then, by `topic[partition]`."""
-        changed = [held for _, held in sorted(self._held.items()) if held.is_changed]
+        changed = {p: held for p, held in sorted(self._held.items()) if held.is_changed}
         if not changed:
             return {}
         self._at_step(1)
-        self._sink.flush()
+        for held in changed.values():
+            self._append(held, Step(held.joiner.tell(), []))
+        self._acknowledge()
         self._at_step(2)
         offsets: dict[str, int] = {}
-        for held in changed:
-            joiner = held.joiner
-            end = self._sink.end(EXAMPLES, joiner.p)
-            held.examples_end = max(held.examples_end, end or 0)
-            self._snapshots.write(joiner.snapshot(held.examples_end), joiner.names)
+        for p, held in changed.items():
+            if p not in self._held:
+                continue
+            self._snapshots.write(held.joiner.snapshot(held.end), held.joiner.names)
             held.is_changed = False
-            offsets |= {name: joiner.places[name].line for name in joiner.names}
+            offsets |= {name: held.joiner.places[name].line for name in held.joiner.names}
         self._at_step(3)
         return offsets
 
@@ -239,11 +299,13 @@ class JoinWorker:
         """Lets every partition go, as it stands."""
         self._gone = _sum([self._gone, *(held.joiner.figures for held in self._held.values())])
         self._held.clear()
+        self._lost.clear()
         self._p_of.clear()
 
     def paused(self) -> frozenset[str]:
         """The streams that are to be read no further for now."""
-        return frozenset(name for held in self._held.values() for name in held.joiner.ahead())
+        ahead = (name for held in self._held.values() for name in held.joiner.ahead())
+        return frozenset(chain(ahead, *self._lost.values()))
 
     def stream_names(self) -> list[str]:
         """The streams of what it holds."""
@@ -279,16 +341,3 @@ def _sum(figures: list[IngestFigures]) -> IngestFigures:
     else:
         total.watermark_ms = max((own.watermark_ms or 0 for own in total.partitions.values()), default=None)
     return copy_figures(total)
-
-
-def _refuse_gone(name: str, offset: int, first: int, last: int) -> None:
-    if offset < first:
-        raise JoinError(
-            f"{name}: reading was to go on at offset {offset}, and the earliest there is is {first}: {first - offset} records have expired unread. "
-            "Start anew under another kafka.model, and let topics keep records for longer (kafka.retention_ms) than the join may stand still"
-        )
-    if offset > last:
-        raise JoinError(
-            f"{name}: reading was to go on at offset {offset}, and it ends at {last}: it is not the topic that was read, or lost its end. "
-            "Start anew under another kafka.model"
-        )

@@ -2,13 +2,13 @@
 
     looks at three streams --meet the watermark--> Arrivals --join--> Dues --label--> Examples --encode--> blocks for `examples[p]`
 
-Whoever takes over p from a snapshot reads what was appended to `examples[p]` after it: those examples are known by identity, and leave
-no second time, whatever is read anew and however it is divided into looks.
+The blocks tell the looks that led to them. Whoever takes p over from a snapshot does again what the blocks behind it tell, look by look, and is then, bit for bit,
+where their sender was after the last of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +16,7 @@ import numpy as np
 
 from streaming.counting import count_arrivals, count_leaving
 from streaming.deliveries import PartitionState
-from streaming.example_blocks import encode_block
+from streaming.example_blocks import Look, Sent, Told, encode_block
 from streaming.examples import Example, Examples
 from streaming.join import Join
 from streaming.live import Polled, PolledPartition
@@ -30,8 +30,18 @@ from streaming.watermark import ClockSnapshot
 BLOCK_EXAMPLES, BLOCK_BYTES = 2_000, 400_000
 """A block holds no more, or one example: brokers take records of 1 MB by default, and an id or a time is not much beside raw features."""
 
+UNTOLD_LOOKS = 500
+"""Looks that led to nothing are told with the next that does, or when there are so many: some 20 KB."""
+
 Identity = tuple[str, int, int]
 """Of an example: impression_id, the impression's event time, slot."""
+
+Shown = tuple[int | None, bool, int]
+"""watermark_ms, is_idle, held_ms"""
+
+
+class DivergedError(Exception):
+    """What was joined anew is not what was appended."""
 
 
 class JoinerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +50,7 @@ class JoinerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         p: which. partitions: of how many.
         places: `topic[partition]` -> how far it was read. clock: of p. state: all that is open in it.
-        examples_end: offset in `examples[p]` up to which what was emitted is acknowledged.
-        emitted: identity and due time of examples that were appended before p was last taken over, and that this joiner has not come to yet.
+        examples_end: it holds what the blocks before this offset in `examples[p]` tell, and nothing else. last: claim and number of the last of them; None if there is none.
         rules: the settings that the state depends on.
     """
 
@@ -51,7 +60,7 @@ class JoinerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     clock: ClockSnapshot
     state: PartitionState
     examples_end: int
-    emitted: list[tuple[str, int, int, int]]
+    last: Sent | None
     rules: dict[str, Any]
 
 
@@ -92,18 +101,18 @@ class Joiner:
         if settings.labels.method == "oracle":
             raise SettingsError("labels.method = 'oracle' looks into the future: it is for replays of a log alone")
         self.p, self._partitions, self._rules = p, partitions, rules_of(settings)
-        self._windows = settings.windows
         self._polled = PolledPartition(p, partitions, settings)
         self._policy = policy_of(settings, p=p)
         self._join = Join(join_windows(settings), self._policy.schedule)
         self.places = dict(places)
         """How far each of its streams was read."""
-        self._emitted: dict[Identity, int] = {}
-        self._shown: tuple[int | None, bool, int] = None, False, 0
+        self.last: Sent | None = None
+        """Claim and number of what was sent last: a claim, before anything can be."""
+        self._starts: tuple[int, ...] = ()
+        self._untold: list[Look] = []
+        self._shown: Shown = None, False, 0
         self.figures = IngestFigures()
         """Counted since this joiner was made."""
-        self.repeated = 0
-        """Examples that had been appended before p was taken over, and were left out."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,51 +123,82 @@ class Joiner:
         """The streams that are to be read no further for now."""
         return (self.names[kind] for kind in self._polled.clock.ahead())
 
+    def ends(self) -> tuple[int, ...]:
+        """How far each of its streams was read, in the order of `RecordKind`."""
+        return tuple(self.places[name].line for name in self.names)
+
     def take(self, polled: Polled) -> Step:
         """Takes in a look at its three streams; what is due by then leaves, in the order (due time, impression_id, slot)."""
+        shown, starts = self._shown, self.ends()
+        examples, lines = self._meet(polled)
+        if not self._untold:
+            self._starts = starts
+        self._untold.append(Look(polled.now_ms, self.ends(), tuple(polled.idle.get(name) for name in self.names)))
+        is_telling = len(examples) > 0 or self._shown != shown or len(self._untold) >= UNTOLD_LOOKS
+        return Step(list(self._blocks(examples, shown)) if is_telling else [], lines)
+
+    def tell(self) -> list[bytes]:
+        """What it did and has not told yet: before a snapshot, which must hold nothing else than what was told."""
+        return list(self._blocks(Examples.of([]), self._shown)) if self._untold else []
+
+    def repeat(self, looks: Iterable[Polled], appended: Sequence[Identity]) -> Step:
+        """Does again what blocks tell; what of it is appended leaves no second time, and what is missing of the last look leaves now.
+
+        Args:
+            looks: in their order, with their records. appended: the examples that they are known to have led to.
+
+        Raises:
+            DivergedError: they lead to others.
+        """
+        assert not self._untold
+        shown = self._shown
+        parts: list[Examples] = []
+        lines: list[tuple[str, bytes]] = []
+        for polled in looks:
+            some, sides = self._meet(polled)
+            parts.append(some)
+            lines += sides
+        examples = Examples.joined(parts)
+        if [identity_of(example) for example in examples[: len(appended)]] != list(appended):
+            raise DivergedError
+        left = examples[len(appended) :]
+        return Step(list(self._blocks(left, shown)) if len(left) else [], lines)
+
+    def _meet(self, polled: Polled) -> tuple[Examples, list[tuple[str, bytes]]]:
+        """What is due, and the records that take no part."""
         arrivals = self._polled.take(polled, self.places)
         count_arrivals(self.figures, arrivals)
         lines = [(door_of(refused), refused_line(refused)) for refused in arrivals.refused]
         self._join.on_arrivals(arrivals)
-        reached = arrivals.watermark_ms, arrivals.is_idle, arrivals.held_ms
-        examples = Examples.of([])
-        if arrivals.watermark_ms is not None:
-            dues, sides = self._join.on_watermark(arrivals.watermark_ms)
-            examples = self._policy.on_due(dues)
-            count_leaving(self.figures, examples, sides)
-            lines += [(side.door, side_line(side)) for side in sides]
-            examples = self._not_yet_emitted(examples)
-        blocks = list(self._blocks(examples, reached)) if len(examples) or reached != self._shown else []
-        self._shown = reached
-        return Step(blocks, lines)
+        self._shown = arrivals.watermark_ms, arrivals.is_idle, arrivals.held_ms
+        if arrivals.watermark_ms is None:
+            return Examples.of([]), lines
+        dues, sides = self._join.on_watermark(arrivals.watermark_ms)
+        examples = self._policy.on_due(dues)
+        count_leaving(self.figures, examples, sides)
+        return examples, lines + [(side.door, side_line(side)) for side in sides]
 
-    def _blocks(self, examples: Examples, reached: tuple[int | None, bool, int]) -> Iterator[bytes]:
-        """Only the last says how far p has come by them: before it, something is still to come."""
-        sizes = np.fromiter([len(bytes(shown.features)) for shown in examples.impressions], np.int64, len(examples))
+    def _blocks(self, examples: Examples, shown: Shown) -> Iterator[bytes]:
+        """Only the first tells the looks, only the last says how far p has come by them: before it, something is still to come."""
+        sizes = np.fromiter([len(bytes(one.features)) for one in examples.impressions], np.int64, len(examples))
+        starts, looks = self._starts if self._untold else (), tuple(self._untold)
+        self._untold.clear()
         start = 0
         while len(examples) - start > 1:
             end = start + max(1, int(np.searchsorted(np.cumsum(sizes[start : start + BLOCK_EXAMPLES]), BLOCK_BYTES)))
             if end >= len(examples):
                 break
-            watermark_ms, is_idle, held_ms = self._shown
-            yield encode_block(self.p, examples[start:end], watermark_ms=watermark_ms, is_idle=is_idle, held_ms=held_ms)
-            start = end
-        watermark_ms, is_idle, held_ms = reached
-        yield encode_block(self.p, examples[start:], watermark_ms=watermark_ms, is_idle=is_idle, held_ms=held_ms)
+            yield self._block(examples[start:end], shown, starts, looks)
+            start, starts, looks = end, (), ()
+        yield self._block(examples[start:], self._shown, starts, looks)
 
-    def know_emitted(self, examples: Iterable[Example]) -> None:
-        """Takes in examples that were appended before p was taken over: they leave no second time."""
-        for example in examples:
-            self._emitted[identity_of(example)] = example.due_ms
-
-    def _not_yet_emitted(self, examples: Examples) -> Examples:
-        if not self._emitted or not len(examples):
-            return examples
-        is_new = np.fromiter(
-            (self._emitted.pop(identity_of(example), None) is None for example in examples), np.bool_, len(examples)
-        )
-        self.repeated += int(len(examples) - is_new.sum())
-        return examples.where(is_new)
+    def _block(self, examples: Examples, shown: Shown, starts: tuple[int, ...], looks: tuple[Look, ...]) -> bytes:
+        assert self.last is not None, "nobody sends who has not claimed p"
+        claimed_at, number = self.last
+        self.last = claimed_at, number + 1
+        told = Told(*self.last, starts, looks)
+        watermark_ms, is_idle, held_ms = shown
+        return encode_block(self.p, examples, watermark_ms=watermark_ms, is_idle=is_idle, held_ms=held_ms, told=told)
 
     def shown(self) -> IngestFigures:
         """Its figures, and how far it has come."""
@@ -176,13 +216,13 @@ class Joiner:
         )
 
     def snapshot(self, examples_end: int) -> JoinerSnapshot:
-        """All of it, as a value.
+        """All of it, as a value; all that it did must have been told.
 
         Args:
             examples_end: the offset after the last block that was acknowledged.
         """
+        assert not self._untold
         watermark_ms, is_idle, _ = self._shown
-        longest_ms = self._windows.click_window_ms + self._windows.attribution_window_ms
         return JoinerSnapshot(
             p=self.p,
             partitions=self._partitions,
@@ -190,11 +230,7 @@ class Joiner:
             clock=self._polled.clock.snapshot(),
             state=PartitionState(watermark_ms, is_idle, join=self._join.snapshot()),
             examples_end=examples_end,
-            emitted=[
-                (*identity, due_ms)
-                for identity, due_ms in self._emitted.items()
-                if watermark_ms is None or due_ms + longest_ms >= watermark_ms  # else its impression has left
-            ],
+            last=self.last,
             rules=self._rules,
         )
 
@@ -215,12 +251,10 @@ class Joiner:
                 f"join partition {self.p} was joined under other settings ({keys}): join on with those, or start anew under another kafka.model"
             )
         assert snapshot.state.join is not None
-        self.places = dict(snapshot.places)
+        self.places, self.last = dict(snapshot.places), snapshot.last
         self._polled.clock.restore(snapshot.clock)
-        assert snapshot.state.join is not None
         self._join.restore(snapshot.state.join)
         self._shown = snapshot.state.watermark_ms, snapshot.state.is_idle, self._polled.clock.held_ms
-        self._emitted = {(name, time_ms, slot): due_ms for name, time_ms, slot, due_ms in snapshot.emitted}
 
 
 def _different(path: str, one: Any, other: Any) -> Iterator[str]:

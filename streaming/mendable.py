@@ -14,7 +14,7 @@ def mendable() -> tuple[type[Exception], ...]:
     from streaming.adapters.tape import TapeError
     from streaming.checkpoint import CutError
     from streaming.gate import VersionRefusedError
-    from streaming.join_worker import JoinError
+    from streaming.join_ports import JoinError
     from streaming.lab.compare.files import ResultsError
     from streaming.lab.explain import ExplainError
     from streaming.lab.importers import SourceError

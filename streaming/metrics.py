@@ -139,7 +139,7 @@ class RunMetrics(IngestFigures, kw_only=True):
         remembered_impressions: closed ones remembered so that what follows is called what it is.
         pending_records: read, but not yet in effect (the watermark has not passed them).
         held_facts: clicks and conversions that wait for a late impression.
-        duplicate_examples: examples that a joiner had sent before, and that were not learned again.
+        duplicate_examples: examples that a joiner had sent before, or sent while another had taken its place, and that were not learned.
         partitions: join partition -> how far it has come; a log of files is partition 0.
         open_predictions: predictions that wait for their label.
         steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches:

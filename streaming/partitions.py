@@ -12,6 +12,7 @@ from streaming.arrivals import Arrivals
 from streaming.batching import decode_examples, encode_examples
 from streaming.counting import count_arrivals, count_duplicates, count_unread
 from streaming.deliveries import HeldState, PartitionState
+from streaming.example_blocks import Tenure
 from streaming.examples import Examples, Kind, Slot
 from streaming.join import Join
 from streaming.joined import Side, Windows
@@ -109,9 +110,9 @@ class JoinPartition:
 class ExamplePartition:
     """Examples that were joined elsewhere; each is let through once.
 
-    A joiner that was killed emits once more what it had emitted since its last snapshot, and one that was asleep and does not know that
-    another has taken its place emits what that one has emitted too. What leaves a join partition is in order of due time, so what is due before the newest
-    that was seen has been seen; of those that are due with it, which.
+    What a joiner sends that was asleep and does not know that another has taken its place is void (`example_blocks`). The rest is what one joiner would have sent
+    that never died: in order of due time, each once. Where p was begun anew since its snapshots were lost, and only there, there may be more: what is due before the
+    newest that was seen has been seen; of those that are due with it, which.
     """
 
     def __init__(self) -> None:
@@ -120,11 +121,17 @@ class ExamplePartition:
         self._held: list[Examples] = []  # stretches, none of them empty
         self._mark_ms = -1
         self._at_mark: set[tuple[str, int]] = set()  # looked up, never walked through
+        self._tenure = Tenure()
 
     def on_arrivals(self, arrivals: Arriving, figures: IngestFigures) -> Lines:
         """Takes in blocks."""
         assert isinstance(arrivals, BlockArrivals)
-        for block, examples in arrivals.blocks:
+        for offset, block, examples in arrivals.blocks:
+            if not self._tenure.admits(offset, block.told):
+                count_duplicates(figures, len(examples))
+                continue
+            if block.told.claimed_at is None:
+                continue
             fresh = self._fresh(examples)
             count_duplicates(figures, len(examples) - len(fresh))
             if len(fresh):
@@ -177,7 +184,9 @@ class ExamplePartition:
         """What is held, and by what it is known what was seen."""
         held = encode_examples([example for part in self._held for example in part])
         return PartitionState(
-            self.watermark_ms, self.is_idle, held=HeldState(held, self._mark_ms, sorted(self._at_mark))
+            self.watermark_ms,
+            self.is_idle,
+            held=HeldState(held, self._mark_ms, sorted(self._at_mark), self._tenure.last),
         )
 
     def restore(self, state: PartitionState) -> None:
@@ -187,6 +196,7 @@ class ExamplePartition:
         held = Examples.of(decode_examples(state.held.examples))
         self._held = [held] if len(held) else []
         self._mark_ms, self._at_mark = state.held.mark_ms, set(state.held.at_mark)
+        self._tenure = Tenure(state.held.last)
 
 
 def _identity(examples: Examples, number: int) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streaming.example_blocks import Block, BlockError, decode_block
 from streaming.examples import Examples
 from streaming.live import Polls
-from streaming.log_file import Place
+from streaming.log_file import ALWAYS, Place
 from streaming.settings import Settings
 
 
@@ -18,12 +18,12 @@ class BlockArrivals:
 
     Args:
         p: the join partition. now_ms: processing time, UTC epoch ms.
-        blocks: decoded. unread: (where it stood, why, value) of records that are no blocks.
+        blocks: with the offset of each, decoded. unread: (where it stood, why, value) of records that are no blocks.
     """
 
     p: int
     now_ms: int
-    blocks: list[tuple[Block, Examples]]
+    blocks: list[tuple[int, Block, Examples]]
     unread: list[tuple[str, str, bytes]]
 
     @property
@@ -34,7 +34,7 @@ class BlockArrivals:
     @property
     def first_watermark_ms(self) -> int | None:
         """The first one that is told."""
-        return next((block.watermark_ms for block, _ in self.blocks if block.watermark_ms is not None), None)
+        return next((block.watermark_ms for _, block, _ in self.blocks if block.watermark_ms is not None), None)
 
 
 class BlockSource:
@@ -52,6 +52,7 @@ class BlockSource:
         self._reached_ms: dict[str, int] = {
             name: place.key_ms for name, place in self._places.items() if place.key_ms > 0
         }
+        self._busy: set[str] = set()  # have shown a block, and the last one said that p is not idle
 
     @property
     def partitions(self) -> tuple[int, ...]:
@@ -70,21 +71,22 @@ class BlockSource:
                         block, examples = decode_block(value or b"")
                         if block.p != p:
                             raise BlockError(f"a block of join partition {block.p}")
-                        arrivals.blocks.append((block, examples))
+                        arrivals.blocks.append((offset, block, examples))
                     except BlockError as error:
                         arrivals.unread.append((f"{name}@{offset}", str(error), value or b""))
+                blocks = [block for _, block, _ in arrivals.blocks if block.told.claimed_at is not None]
+                if blocks:
+                    (self._busy.discard if blocks[-1].is_idle else self._busy.add)(name)
                 if records:
-                    told = [block.watermark_ms or 0 for block, _ in arrivals.blocks]
+                    told = [block.watermark_ms or 0 for block in blocks]
                     self._reached_ms[name] = max([self._reached_ms.get(name, 0), *told])
                     self._places[name] = Place(records[-1][0] + 1, 0, self._reached_ms[name])
                 yield arrivals
 
     def _ahead(self) -> frozenset[str]:
-        """Partitions to be read no further until the others have caught up: what they hold waits in memory."""
-        if len(self._reached_ms) < len(self._names):
-            return frozenset()
-        least_ms = min(self._reached_ms.values())
-        return frozenset(name for name, ms in self._reached_ms.items() if ms > least_ms + self._alignment_ms)
+        """Partitions to be read no further until the others have caught up: what they hold waits in memory. Nobody waits for one that is idle."""
+        least_ms = min((self._reached_ms[name] for name in self._busy), default=ALWAYS)
+        return frozenset(name for name, ms in self._reached_ms.items() if ms - self._alignment_ms > least_ms)
 
     def places(self) -> dict[str, Place]:
         """How far each partition was handed on."""

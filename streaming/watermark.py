@@ -95,28 +95,28 @@ class PartitionClock:
         if len(known) and self._newest_ms[kind] == NEVER:
             first_ms = int(times[known[0]])
             self._start_ms = first_ms if self._start_ms == NEVER else min(self._start_ms, first_ms)
-        for start, end in pairwise(self._stops(kind, known, len(times))):
+        leads = {
+            follower: times[known] >= self._newest_ms[follower]
+            for follower, leader in _LEADER.items()
+            if leader == kind
+        }
+        for start, end in pairwise(self._stops(known, leads, len(times))):
             some = slice(start, end)
-            count = int(np.searchsorted(known, end) - np.searchsorted(known, start))
-            self._count(kind, count)
+            counted = slice(*np.searchsorted(known, (start, end)).tolist())
+            count = counted.stop - counted.start
+            if kind in _LEADER:
+                self._following[kind].follow(count)
+            for follower, is_since in leads.items():
+                self._following[follower].lead(is_since[counted])
             watermarks[some] = self._advance(kind, np.where(is_future[some], NEVER, times[some]), count > 0)
         return Met(np.where(watermarks == NEVER, times - self._out_of_orderness_ms, watermarks), is_future)
 
-    def _stops(self, kind: RecordKind, known: Int64, count: int) -> list[int]:
-        """Where to halt in a block: it is stalled or not from one stop to the next."""
+    def _stops(self, known: Int64, leads: dict[RecordKind, Bool], count: int) -> list[int]:
+        """Where to halt in a block: what follows is stalled or not from one stop to the next."""
         stops = {0, count}
-        for follower, leader in _LEADER.items():
-            until = self._following[follower].until_stall() if leader == kind else None
-            if until and until <= len(known):
-                stops.add(int(known[until - 1]))
+        for follower, is_since in leads.items():
+            stops |= set(known[self._following[follower].turns(is_since)].tolist())
         return sorted(stops)
-
-    def _count(self, kind: RecordKind, count: int) -> None:
-        for follower, leader in _LEADER.items():
-            if follower == kind:
-                self._following[follower].follow(count)
-            elif leader == kind:
-                self._following[follower].lead(count)
 
     def _advance(self, kind: RecordKind, times: Int64, is_shown: bool) -> Int64:
         """Moves the clock of a stream; the watermark after each record. NEVER is a time that moves nothing, or no watermark."""

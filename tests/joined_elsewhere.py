@@ -8,7 +8,7 @@ import msgspec
 from fakes import ListLog
 from worlds import lines_of
 
-from streaming.example_blocks import encode_block
+from streaming.example_blocks import Told, encode_block, encode_claim
 from streaming.metrics import IngestFigures
 from streaming.partitioning import partitions_of
 from streaming.partitions import join_partition
@@ -38,15 +38,23 @@ def _key(line: bytes) -> bytes | None:
 
 
 def blocks_of(log: Path, settings: Settings, partitions: int) -> list[list[bytes]]:
-    """The records of `examples`, by partition; the last of each says that it is idle."""
+    """The records of `examples`, by partition: a claim, then blocks; the last of each says that it is idle."""
     found: list[list[bytes]] = []
     for p, lines in enumerate(split(log, partitions)):
-        partition, blocks = join_partition(settings, p, None), []
+        partition, blocks = join_partition(settings, p, None), [encode_claim(p)]
         figures = IngestFigures()
         for arrivals in ListLog(lines, settings, block=50):
             partition.on_arrivals(arrivals, figures)
             if partition.watermark_ms is not None:
                 examples, _, _ = partition.advance(partition.watermark_ms, is_halt=False)
-                blocks.append(encode_block(p, examples, watermark_ms=partition.watermark_ms, is_idle=arrivals.is_last))
+                blocks.append(
+                    encode_block(
+                        p,
+                        examples,
+                        watermark_ms=partition.watermark_ms,
+                        is_idle=arrivals.is_last,
+                        told=Told(0, number=len(blocks)),
+                    )
+                )
         found.append(blocks)
     return found

@@ -15,9 +15,11 @@ from services import Server
 from test_live_run import Settled, go, rows_of
 from worlds import small_log
 
+from streaming.adapters.kafka_sink import KafkaSink
 from streaming.adapters.kafka_topics import create_topics
 from streaming.cli import main
 from streaming.connection import Topics
+from streaming.example_blocks import encode_claim
 from streaming.joiner import identity_of
 from streaming.live_run import LiveRun
 from streaming.settings import dump
@@ -81,6 +83,28 @@ def test_workers_killed_stopped_and_added_lose_nothing(kafka: Server, log: Path,
         ]
         assert len(set(learned)) == len(learned) == sum(metrics.examples.values())
         assert set(learned) == sent
+    finally:
+        run.close()
+
+
+def test_what_another_has_claimed_and_does_not_hold_is_held_again(kafka: Server, log: Path, tmp_path: Path) -> None:
+    run = JoinRun(tmp_path, join_settings(kafka, log, partitions=3), log)
+    try:
+        run.start()
+        run.feed(seconds=8.0)
+        run.until(lambda: sum(run.ends().values()) > 15, "some blocks")
+        sink = KafkaSink(
+            run.settings.kafka, NOBODY
+        )  # a worker that fell asleep before it claimed, and wakes up too late
+        for p in range(3):
+            sink.send("examples", encode_claim(p), partition=p)
+        sink.flush()
+        sink.close()
+        run.settle()
+        counts = assert_as_replayed(run, log)
+        assert run.void == counts["appended"] - counts["different"] > 0
+        assert run.workers[0].poll() is None
+        assert "was taken over by another worker" in run.said(0)
     finally:
         run.close()
 

@@ -31,7 +31,7 @@ from streaming.settings import Settings, dump
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_killed_again_and_again_each_example_is_learned_once(kafka: Server, tmp_
     sink = KafkaSink(settings.kafka, NOBODY)
     for p, blocks in enumerate(sent):
         for number, block in enumerate(blocks):
-            for value in [block, *(blocks[max(0, number - 3) : number + 1] if rng.random() < 0.1 else [])]:
+            for value in [block, *(blocks[max(1, number - 3) : number + 1] if rng.random() < 0.1 else [])]:
                 sink.send("examples", value, partition=p)
     sink.flush()
     sink.close()

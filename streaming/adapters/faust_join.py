@@ -31,7 +31,8 @@ from streaming.adapters.faust_connection import faust_options
 from streaming.adapters.faust_transport import FaustConsumer, FaustTransport
 from streaming.connection import Credentials
 from streaming.events import RecordKind
-from streaming.join_worker import JoinError, JoinWorker
+from streaming.join_ports import JoinError
+from streaming.join_worker import JoinWorker
 from streaming.metrics import RunMetrics
 from streaming.records import PolledRecord
 from streaming.settings import Settings
@@ -44,6 +45,9 @@ _STILL_INTERVALS, _LEAST_STILL_S = 6, 30.0
 
 _SNAPSHOT_SHARE = 0.1
 """Of the time, for snapshots, at most: where state is large they come less often."""
+
+_AGAIN_S = 5.0
+"""After which a partition that another has claimed is held again: a worker that was asleep is told by its group, before that, that it is no longer its own."""
 
 _END_WITHIN_S = 20.0
 """How long a worker that has failed may take to leave its group before it is ended."""
@@ -74,6 +78,7 @@ class FaustJoin:
         self._thread = ThreadPoolExecutor(1, "join")
         self._lock = asyncio.Lock()
         self._wanted: frozenset[int] = frozenset()
+        self._again_s: dict[int, float] = {}  # when to hold what was lost
         self._generation = -1
         self._paused: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
@@ -174,8 +179,12 @@ class FaustJoin:
 
     def _do(self, records: dict[str, list[PolledRecord]], *, is_look: bool) -> None:
         """On the thread of the worker."""
+        self._notice_lost()
+        now_s = time.monotonic()
         for p in sorted(self._wanted - self._worker.held):
-            self._worker.hold(p)
+            if now_s >= self._again_s.get(p, now_s):
+                self._again_s.pop(p, None)
+                self._worker.hold(p)
         now_ms = time.time_ns() // 1_000_000
         if records:
             self._worker.take(records, now_ms)
@@ -184,6 +193,14 @@ class FaustJoin:
             self._worker.look(paused=self._paused, now_ms=now_ms, monotonic_ms=monotonic_ms)
             self._looked_s = time.monotonic()
         self.metrics = self._worker.metrics()
+
+    def _notice_lost(self) -> None:
+        """Tells a person what another has claimed; held again after a while, if the group has not said by then that it is not ours."""
+        for p in sorted(self._worker.lost - self._again_s.keys()):
+            self._again_s[p] = time.monotonic() + _AGAIN_S
+            self._tell(
+                f"join partition {p} was taken over by another worker while this one did not answer: it is let go"
+            )
 
     async def _save(self) -> None:
         """A snapshot, then the offsets; numbered steps in `join_worker`."""
@@ -228,6 +245,7 @@ class FaustJoin:
                     await self._save()
                     self._uncommitted.clear()  # whoever holds them next commits them
                     await self._on_thread(self._worker.drop)
+                    self._again_s.clear()
                 except Exception as error:
                     self._end(error)
 

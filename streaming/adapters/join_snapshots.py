@@ -48,8 +48,8 @@ class Name(NamedTuple):
 
     @property
     def order(self) -> tuple[int, int]:
-        """Of two snapshots of a partition, the one that has read more is the newer one."""
-        return sum(self.offsets), self.examples_end
+        """Of two snapshots of a partition, the one that holds more blocks of `examples[p]` is the newer one."""
+        return self.examples_end, sum(self.offsets)
 
 
 def _parse(text: str) -> Name | None:

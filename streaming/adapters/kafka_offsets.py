@@ -12,6 +12,7 @@ from kafka import TopicPartition
 from streaming.adapters.kafka_connection import connected, partitions_of_all, reaching
 from streaming.connection import Credentials
 from streaming.events import RecordKind
+from streaming.records import PolledRecord
 from streaming.settings import Settings
 
 _ASK_MS = 2_000
@@ -93,8 +94,8 @@ class KafkaOffsets:
             return {}
         return {partitions[partition]: offset for partition, offset in found.items()}
 
-    def records(self, name: str, start: int, end: int) -> Iterator[tuple[int, bytes | None]]:
-        """Offset and value of each record from `start` on and before `end`."""
+    def records(self, name: str, start: int, end: int) -> Iterator[PolledRecord]:
+        """Each record from offset `start` on and before `end`."""
         partition = _partition(name)
         with self._ask(f"read {name}"):
             self._reader.assign([partition])
@@ -103,7 +104,7 @@ class KafkaOffsets:
                 for record in self._reader.poll(timeout_ms=self._kafka.poll_timeout_ms).get(partition, ()):
                     if record.offset >= end:
                         return
-                    yield record.offset, record.value
+                    yield record.offset, record.key, record.value
 
     def close(self) -> None:
         """Lets go of the brokers."""

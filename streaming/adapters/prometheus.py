@@ -164,7 +164,9 @@ def _records(metrics: RunMetrics) -> Iterator[Metric]:
     )
     yield from _counter_by("examples", "Examples that left the join.", "kind", metrics.examples, _EXAMPLE_KINDS)
     yield from _counter(
-        "duplicate_examples", "Examples that a joiner had sent before; not learned again.", metrics.duplicate_examples
+        "duplicate_examples",
+        "Examples that a joiner had sent before, or in vain; not learned.",
+        metrics.duplicate_examples,
     )
 
 

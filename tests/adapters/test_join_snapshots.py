@@ -63,6 +63,15 @@ def test_the_newest_at_or_past_what_is_committed_wins(shelf: Shelf) -> None:
         found(31, 5, 2)
 
 
+def test_of_two_the_one_that_holds_more_blocks_is_the_newer_one(shelf: Shelf) -> None:
+    store = JoinSnapshots(shelf, "m", kept=10)
+    store.write(snapshot_at(40, 9, 3, examples_end=5), NAMES)  # of before it was begun anew
+    store.write(snapshot_at(30, 5, 2, examples_end=8), NAMES)
+    found = store.newest(3, committed(None, None, None), NAMES)
+    assert found is not None
+    assert found.examples_end == 8
+
+
 def test_a_partition_that_nobody_has_held_starts_with_nothing(shelf: Shelf) -> None:
     store = JoinSnapshots(shelf, "m", kept=3)
     assert store.newest(3, committed(None, None, None), NAMES) is None

@@ -9,7 +9,8 @@ import pytest
 from polled_logs import NOW_MS, polled_log
 
 from streaming.example_blocks import decode_block
-from streaming.join_worker import JoinError, JoinWorker
+from streaming.join_ports import JoinError
+from streaming.join_worker import JoinWorker
 from streaming.joiner import JoinerSnapshot, identity_of
 from streaming.live import start_places
 from streaming.records import PolledRecord
@@ -57,10 +58,10 @@ class Broker:
     def ends(self, names: Collection[str]) -> dict[str, int]:
         return {name: self.last[name] for name in names}
 
-    def records(self, name: str, start: int, end: int) -> Iterator[tuple[int, bytes | None]]:
+    def records(self, name: str, start: int, end: int) -> Iterator[PolledRecord]:
         if name in self.source:
-            return ((offset, value) for offset, _, value in self.source[name] if start <= offset < end)
-        return ((offset, self.examples[offset]) for offset in range(start, end))
+            return (record for record in self.source[name] if start <= record[0] < end)
+        return ((offset, None, self.examples[offset]) for offset in range(start, end))
 
 
 class Store:

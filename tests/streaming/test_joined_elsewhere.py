@@ -13,7 +13,7 @@ from joined_elsewhere import blocks_of
 from worlds import HOUR_MS, small_log, small_settings
 
 from streaming.deliveries import IngestState
-from streaming.example_blocks import decode_block, encode_block
+from streaming.example_blocks import Block, Told, decode_block, encode_block, encode_claim
 from streaming.examples import Examples
 from streaming.ingest import Ingest
 from streaming.live import Polled
@@ -117,17 +117,55 @@ def test_what_a_joiner_sends_again_is_learned_once(blocks: list[list[bytes]], se
 
 def _resent(own: list[bytes], rng: random.Random) -> list[bytes]:
     """All blocks in order, and among them stretches of what had been sent before, cut into other blocks too."""
-    sent: list[bytes] = []
-    for number, block in enumerate(own):
-        sent.append(block)
+    claim, *rest = own
+    sent: list[tuple[Block, Examples]] = []
+    for number, value in enumerate(rest):
+        sent.append(decode_block(value))
         if rng.random() < 0.1:
-            begin = max(0, number - rng.randint(0, 6))
-            for old in own[begin : number + 1]:
-                told, examples = decode_block(old)
+            for old in rest[max(0, number - rng.randint(0, 6)) : number + 1]:
+                block, examples = decode_block(old)
                 cut = rng.randint(0, len(examples))
-                for part in (examples[:cut], examples[cut:]):
-                    sent.append(encode_block(told.p, part, watermark_ms=told.watermark_ms, is_idle=told.is_idle))  # noqa: PERF401
-    return sent
+                sent += [(block, examples[:cut]), (block, examples[cut:])]
+    return [claim, *(_numbered(block, examples, number) for number, (block, examples) in enumerate(sent, 1))]
+
+
+def _numbered(block: Block, examples: Examples, number: int) -> bytes:
+    told = Told(0, number)
+    return encode_block(block.p, examples, watermark_ms=block.watermark_ms, is_idle=block.is_idle, told=told)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_void_is_not_learned(blocks: list[list[bytes]], settings: Settings, seed: int) -> None:
+    rng = random.Random(seed)
+    spoiled = []
+    for own in blocks:
+        taken = rng.randint(1, len(own) - 1)
+        before, after = own[:taken], [_again(value, taken, number) for number, value in enumerate(own[taken:], 1)]
+        sent = [*before, encode_claim(decode_block(own[0])[0].p)]
+        for value in after:
+            sent += [_ahead(rng.choice(own[1:]), taken + rng.randint(0, 9)), value]
+        spoiled.append(sent)
+    found = [key for batch in batches_of(spoiled, settings, seed=seed) for key in batch]
+    assert Counter(found) == Counter(all_of(blocks))
+
+
+def _again(value: bytes, claimed_at: int, number: int) -> bytes:
+    block, examples = decode_block(value)
+    told = Told(claimed_at, number)
+    return encode_block(block.p, examples, watermark_ms=block.watermark_ms, is_idle=block.is_idle, told=told)
+
+
+def _ahead(value: bytes, number: int) -> bytes:
+    """Of one that slept, and has come to think of a far watermark."""
+    block, examples = decode_block(value)
+    far_ms = (block.watermark_ms or 0) + HOUR_MS
+    return encode_block(block.p, examples, watermark_ms=far_ms, is_idle=True, told=Told(0, number))
+
+
+def test_one_that_is_idle_is_not_waited_for(blocks: list[list[bytes]], settings: Settings) -> None:
+    idle = encode_block(0, Examples.of([]), watermark_ms=1, is_idle=True, told=Told(0, 1))
+    found = batches_of([[blocks[0][0], idle], *blocks[1:]], settings, seed=0)
+    assert Counter(key for batch in found for key in batch) == Counter(all_of(blocks[1:]))
 
 
 def test_cut_anywhere_it_goes_on_alike(blocks: list[list[bytes]], settings: Settings) -> None:

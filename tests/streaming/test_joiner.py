@@ -39,7 +39,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def joiner_of(model: Settings, records: dict[str, list[PolledRecord]]) -> Joiner:
-    return Joiner(model, p=0, partitions=1, places=start_places(dict.fromkeys(records, 0)))
+    joiner = Joiner(model, p=0, partitions=1, places=start_places(dict.fromkeys(records, 0)))
+    joiner.last = 0, 0
+    return joiner
 
 
 def examples_of(blocks: list[bytes]) -> list[Any]:
@@ -92,43 +94,53 @@ def test_however_it_is_divided_into_looks_the_same_examples_leave_in_the_same_or
 
 
 @settings(max_examples=15, deadline=None)
-@given(cuts, st.integers(0, 12), st.integers(0, 6), cuts)
-def test_cut_anywhere_and_taken_over_each_example_leaves_once(
-    told: Told, at: list[float], cut: int, beyond: int, again: list[float]
-) -> None:
-    #      looks |---- cut ----|-- beyond --x   the worker dies: what it emitted beyond its snapshot is in the topic, its state is gone
-    #                          |----- again, divided otherwise ------|
+@given(cuts, st.integers(0, 12))
+def test_cut_anywhere_it_goes_on_as_if_nothing_had_been(told: Told, at: list[float], cut: int) -> None:
     model, records = told.log
     looks = split_at(records, at)
+    whole = joiner_of(model, records)
+    expected, _ = fed(whole, looks)
     first = joiner_of(model, records)
-    topic, _ = fed(first, looks[:cut])
-    kept = msgspec.msgpack.encode(first.snapshot(examples_end=len(topic)))
-    topic += fed(first, looks[cut : cut + beyond])[0]
+    blocks, _ = fed(first, looks[:cut])
+    blocks += first.tell()
+    kept = msgspec.msgpack.encode(first.snapshot(examples_end=len(blocks)))
 
     second = joiner_of(model, records)
-    snapshot = msgspec.msgpack.decode(kept, type=JoinerSnapshot)
-    second.restore(snapshot)
-    for block in topic[snapshot.examples_end :]:
-        second.know_emitted(decode_block(block)[1])
-    left = {
-        name: [record for record in some if record[0] >= second.places[name].line] for name, some in records.items()
-    }
-    topic += fed(second, split_at(left, again))[0]
-    expected = examples_of(told.whole[0])
-    assert sorted(examples_of(topic), key=repr) == sorted(expected, key=repr)
+    second.restore(msgspec.msgpack.decode(kept, type=JoinerSnapshot))
+    blocks += fed(second, looks[cut:])[0]
+    assert examples_of(blocks) == examples_of(expected)
+    for joiner in (whole, second):
+        joiner.tell()
+        joiner.last = 0, 0  # one has sent a block more
+    assert second.snapshot(0) == whole.snapshot(0)
 
 
-def test_what_was_emitted_before_stays_known_over_a_second_cut(told: Told) -> None:
+@settings(max_examples=15, deadline=None)
+@given(cuts)
+def test_its_blocks_tell_every_look_once_and_where_each_ended(told: Told, at: list[float]) -> None:
     model, records = told.log
-    expected, _ = told.whole
-    second = joiner_of(model, records)
-    for block in expected:
-        second.know_emitted(decode_block(block)[1])
-    third = joiner_of(model, records)
-    third.restore(second.snapshot(examples_end=len(expected)))
-    blocks, _ = fed(third, looks_of(records))
-    assert examples_of(blocks) == []
-    assert third.repeated == len(examples_of(expected))
+    looks = split_at(records, at)
+    joiner = joiner_of(model, records)
+    blocks = fed(joiner, looks)[0] + joiner.tell()
+    said = [decode_block(block)[0].told for block in blocks]
+    assert all(one.claimed_at == 0 for one in said)
+    assert [look.now_ms for one in said for look in one.looks] == [look.now_ms for look in looks]
+    ends = (0, 0, 0)
+    for one in said:
+        if one.looks:
+            assert one.starts == ends
+            ends = one.looks[-1].ends
+    assert ends == tuple(len(some) for some in records.values())
+    assert joiner.tell() == []
+
+
+def test_looks_that_lead_to_nothing_are_told_when_there_are_many(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streaming.joiner.UNTOLD_LOOKS", 4)
+    joiner = joiner_of(*told.log)
+    looks = [Polled(number, {}, {}) for number in range(9)]
+    blocks = fed(joiner, looks)[0]
+    assert [len(decode_block(block)[0].told.looks) for block in blocks] == [4, 4]
+    assert len(joiner.tell()) == 1
 
 
 def test_a_watermark_is_told_with_the_last_of_what_is_due_before_it(

@@ -84,8 +84,10 @@ class SlowClock:
         self.idle.discard(kind)
         self.newest[kind] = max(time, self.newest.get(kind, time))
         for follower, leader in LEADER.items():
-            if kind in (follower, leader):
-                (self.following[follower].follow if kind == follower else self.following[follower].lead)(1)
+            if kind == follower:
+                self.following[follower].follow(1)
+            if kind == leader:
+                self.following[follower].lead(np.array([time >= self.newest.get(follower, time)]))
         self.move()
         return self.watermark, False
 
@@ -234,6 +236,16 @@ def test_a_dead_click_stream_holds_it_for_so_long_and_no_longer() -> None:
     assert clock.held_ms == HOLD
     assert shown(clock, C, 201) == 195  # clicks are back, and conversions idle
     assert (clock.stalled, clock.held_ms) == ((), 0)
+
+
+def test_a_backlog_read_with_clicks_ahead_of_impressions_is_no_stall() -> None:
+    clock = fresh()
+    shown(clock, I, *range(0, 100, 2))
+    shown(clock, C, *range(0, 200, 4))  # all there are
+    shown(clock, I, *range(100, 196))
+    for kind in RecordKind:
+        clock.set_idle(kind, True)
+    assert (clock.stalled, clock.is_idle) == ((), True)
 
 
 def test_a_stalled_partition_is_not_idle() -> None:
