@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import torch
 
-from models.batch import Float64
+from models.batch import Float64, Int64
 from models.delay import method_of
 from models.manifest import Manifest
 from models.safeguards import Refusal
 from models.trainer import Learner, Snapshot
+from models.warm_start import TakenOver, warm_started
+from models.weights import Weights
 from streaming.batching import Group, is_row
 from streaming.between import Between
 from streaming.calibrating import Calibrating
@@ -226,6 +228,20 @@ class Pipeline:
         self._calibrating.restore(of_calibrating, cut.recalibrated)
         epoch = self._counts.weights_epoch
         self._counts = msgspec.convert(cut.counts | {"weights_epoch": epoch}, RunMetrics)
+
+    def begin_from(self, weights: Weights, forgotten: Int64) -> TakenOver:
+        """Starts from published weights, of other features perhaps, before anything is learned; see `models.warm_start`."""
+        settings = self._settings
+        started, taken = warm_started(
+            self._learner.snapshot(),
+            weights,
+            settings.features,
+            settings.network,
+            initial_sum=settings.optimizer.embedding_initial_accumulator,
+            forgotten=forgotten,
+        )
+        self._learner.restore(started)
+        return taken
 
     def _refuse_batch(self, group: Examples, refusal: Refusal) -> None:
         refused = self._counts.refused_batches
