@@ -75,7 +75,7 @@ class Run:
         try:
             cuts = CutDirectory(out / "cuts", settings)
             cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
-            begun_from = kept(out, warm_start) if cut is None else None
+            begun_from = kept(out, settings, warm_start) if cut is None else None
             self._output.cut_back({} if cut is None else cut.lengths)
             self._output.replace("settings.toml", dump(settings).encode())
             self._targets = targets_of(out, settings, environ or {}, tell=tell)

@@ -52,13 +52,17 @@ def weights_named(named: str, settings: Settings, environ: Mapping[str, str]) ->
         finally:
             source.close()
         FrozenModel(weights)  # a tensor that is missing, or does not fit, is refused by name
-        try:
-            refuse_unlike(weights, settings.network, method_of(settings.labels.method).form)
-        except ValueError as error:
-            raise SettingsError(f"--warm-start {named}: {error}") from error
+        _refuse_unlike(weights, settings, f"--warm-start {named}")
         return weights
 
     return read
+
+
+def _refuse_unlike(weights: Weights, settings: Settings, named: str) -> None:
+    try:
+        refuse_unlike(weights, settings.network, method_of(settings.labels.method).form)
+    except ValueError as error:
+        raise SettingsError(f"{named}: {error}") from error
 
 
 def _read(source: WeightsSource, named: str, name: str | None) -> Weights:
@@ -76,14 +80,15 @@ def _read(source: WeightsSource, named: str, name: str | None) -> Weights:
     raise AssertionError("the last try returns or raises")
 
 
-def kept(run: Path, read: Callable[[], Weights] | None) -> Weights | None:
+def kept(run: Path, settings: Settings, read: Callable[[], Weights] | None) -> Weights | None:
     """The weights that a run begins with that has no cut yet: those it has begun with before, else those to be read; None if it begins cold.
 
     Args:
-        run: its directory. read: see `weights_named`.
+        run: its directory. settings: of the run. read: see `weights_named`.
 
     Raises:
-        RunDirectoryError: a start was broken off while the weights were copied. And what `read` raises.
+        RunDirectoryError: a start was broken off while the weights were copied.
+        SettingsError: the settings have changed since, and the network with them. And what `read` raises.
     """
     copy = run / COPY
     if copy.is_dir():
@@ -93,7 +98,9 @@ def kept(run: Path, read: Callable[[], Weights] | None) -> Weights | None:
             raise RunDirectoryError(
                 f"{copy} holds no weights, since the run was broken off as it began: delete {run}, and start it anew"
             )
-        return read_whole(source, *current)
+        weights = read_whole(source, *current)
+        _refuse_unlike(weights, settings, f"{copy}, which this run began with")
+        return weights
     if read is None:
         return None
     weights = read()

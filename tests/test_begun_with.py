@@ -16,6 +16,7 @@ from models.manifest import DamagedWeightsError
 from models.schema import Feature
 from models.weights import Weights
 from streaming.adapters.directory_source import DirectorySource
+from streaming.adapters.run_directory import RunDirectoryError
 from streaming.cli import main
 from streaming.features import FeatureReader
 from streaming.reader import WeightsReader
@@ -197,6 +198,24 @@ def test_what_cannot_be_begun_with_is_refused(
     assert found == code, said
     assert says.format(named=named) in said
     assert not (tmp_path / "run" / "settings.toml").exists()
+
+
+def test_who_begins_again_with_another_network_is_told(
+    parts: tuple[Path, Path], published: Path, settings: Settings, tmp_path: Path
+) -> None:
+    replayed(parts[1], tmp_path / "run", settings, str(published))
+    shutil.rmtree(tmp_path / "run" / "cuts")  # as if it had come to none
+    other = msgspec.structs.replace(settings, network=msgspec.structs.replace(settings.network, towers=(4,)))
+    with pytest.raises(SettingsError, match=r"warm_start, which this run began with: .*network.towers = \[16, 8\]"):
+        Replay(parts[1], tmp_path / "run", other, resume=True)
+
+
+def test_a_start_that_was_broken_off_is_not_taken_for_a_cold_one(
+    parts: tuple[Path, Path], settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "warm_start").mkdir(parents=True)
+    with pytest.raises(RunDirectoryError, match="holds no weights, since the run was broken off as it began"):
+        Replay(parts[1], tmp_path / "run", settings, resume=True)
 
 
 def test_no_version_published_yet_is_said(settings: Settings, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def _publishing() -> str:
             ),
             pair("epsilon", own.epsilon, "rows that moved no farther (L2) wait; above 0 it costs a copy of all vectors"),
             pair("row_format", own.row_format, '"fp16" halves the rows, "int8" quarters them'),
-            duration("retry_ms", own.retry_ms, "Before a target that did not answer is tried again.", "Each time twice as long,"),
-            duration("retry_most_ms", own.retry_most_ms, "up to this.", "Training goes on meanwhile."),
+            duration("retry_ms", own.retry_ms, "Before a target that did not answer is tried again.", "Each time twice as long, up to retry_most_ms."),
+            duration("retry_most_ms", own.retry_most_ms, "The longest such pause.", "Training goes on meanwhile."),
             pair("waiting_most", own.waiting_most, "versions kept for a target that is away; then a snapshot makes good for them"),
             duration(
                 "close_timeout_ms",
