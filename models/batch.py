@@ -37,6 +37,8 @@ class Event(IntEnum):
     REAL_NEGATIVE = 7
     MATURED = 8
     ORACLE = 9
+    HELD_OUT = 10
+    """Predicted with the others, and taught nothing."""
 
 
 @dataclass(frozen=True, slots=True)

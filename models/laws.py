@@ -19,7 +19,7 @@ MOST_WEIGHT = 2.0
 GRID = tuple((p, s) for p in (0.001, 0.02, 0.2, 0.7, 0.99) for s in (0.0, 0.1, 0.57, 0.76, 1.0))
 _HORIZONS = (0.3, 0.55, 0.8)  # of the conversions later than w_o, those that have come by each revisit
 _TOLERANCE = 1e-9
-_NOT_ON_CLICKS = (Event.UNCLICKED, Event.CLICKED, Event.AGED)
+_NOT_ON_CLICKS = (Event.UNCLICKED, Event.CLICKED, Event.AGED, Event.HELD_OUT)
 
 
 def lives(

@@ -186,7 +186,7 @@ class Learner:
         return self._forward(inputs).predictions
 
     def learn_many(self, batch: Batch, *, at_ms: int) -> StepReport:
-        """One step on a batch; none if it is refused or has no rows.
+        """One step on a batch; none if it is refused or has no rows to learn.
 
         Args:
             batch: rows of any events.
@@ -204,11 +204,12 @@ class Learner:
         loss, slopes = self._loss(objective, outlook, unclicked, clicked, lesson, by_unclicked)
         told = lesson.positive, lesson.negative + by_unclicked
         report = StepReport(predictions, *told, loss, lesson.kappa, step=None, refusal=None)
-        if not len(batch):
+        held_out = batch.events == Event.HELD_OUT
+        if held_out.all():
             return report
 
         refusal = self._refusals.of_loss(loss * self._batch_size, rows=len(batch)) or self._descend(
-            slopes, outlook, clicked=~unclicked
+            slopes, outlook, clicked=~(unclicked | held_out)
         )
         if refusal is not None:
             nothing = np.zeros(len(batch))

@@ -20,6 +20,7 @@ from streaming.ledger import Account, BackfilledLine, Ledger, RebuiltHead
 from streaming.open_clicks import OpenClick
 from streaming.outputs import ExampleLine
 from streaming.rebuild import OpenKeys, Rebuilding, rows_of
+from streaming.set_aside import SetAside
 from streaming.standing_run import BackfillError, StandingRun, check_method
 
 EXAMPLES, BACKFILLED, REBUILT = "examples.jsonl.zst", "backfilled.jsonl", "rebuilt/"
@@ -125,10 +126,11 @@ class Backfill:
         learner.restore(run.learner_snapshot)
         objective = objective_of(network.objective, composed_weight=network.composed_weight)
         kappa = learner.kappa if objective.counts_unclicked else 0.0
+        aside = SetAside.of(self._settings.gate)
         planned = {
             key: found
             for key, (account, truth) in self._known.items()
-            if (found := self._correction(account, truth, kappa))
+            if not aside.has(key[0]) and (found := self._correction(account, truth, kappa))
         }
         features = self._features(planned)
         self._report.without_features = len(planned) - len(features)
@@ -183,7 +185,8 @@ class Backfill:
                 f"RUN {run.path} was made from"
             )
         self._report.without_features = len(truths.keys() - features.keys())
-        truths = {key: truth for key, truth in truths.items() if key in features}
+        aside = SetAside.of(self._settings.gate)
+        truths = {key: truth for key, truth in truths.items() if key in features and not aside.has(key[0])}
         learner = run.fresh_learner()
         rebuilding = Rebuilding(self._settings, learner, run.learner_snapshot)
         rows = rows_of(self._examples(), truths, features, keys=keys, settings=self._settings, from_ms=from_ms)

@@ -16,6 +16,7 @@ from models.schema import Feature
 from streaming.examples import Example, Examples, Kind, Slot
 from streaming.features import FeatureReader
 from streaming.open_clicks import OpenClicks
+from streaming.set_aside import SetAside
 
 _features = attrgetter("features")
 
@@ -120,7 +121,8 @@ class Group(NamedTuple):
     """Examples that are learned together.
 
     Args:
-        examples: all of them, in order. rows: those that the step is of. batch: the same, collated; without what clicks were taught.
+        examples: all of them, in order. rows: those that the step is of. batch: the same, collated; without what clicks were taught,
+            and HELD_OUT where nothing is to be learned of the impression.
         aged: what others of them tell the delay model; matured: the papers' two heads, None if there are none.
         at_ms: event time of the batch, the largest due time so far.
     """
@@ -139,14 +141,23 @@ class Collator:
     Args:
         features: of the settings. edges_ms: of the delay model's bins.
         heads_window_ms: w_o, if the delay model is the papers' two heads.
+        set_aside: impressions of which nothing is to be learned; None is none.
 
     Attributes:
         faults: see `FeatureReader`.
     """
 
-    def __init__(self, features: Sequence[Feature], *, edges_ms: tuple[int, ...], heads_window_ms: int | None) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        *,
+        edges_ms: tuple[int, ...],
+        heads_window_ms: int | None,
+        set_aside: SetAside | None = None,
+    ) -> None:
         self._reader = FeatureReader(features)
         self._edges_ms, self._heads_window_ms = edges_ms, heads_window_ms
+        self._set_aside = SetAside(0.0) if set_aside is None else set_aside
         self.faults = self._reader.faults
 
     def collate(self, examples: Examples, *, at_ms: int) -> Group:
@@ -156,8 +167,8 @@ class Collator:
             examples: those of the group, in order. at_ms: event time of the batch.
         """
         rows = examples.where(is_row(examples))
-        aged = examples.of_kind(Kind.AGED)
-        outcomes = [] if self._heads_window_ms is None else examples.of_kind(Kind.OUTCOME)
+        aged = self._to_learn(examples.of_kind(Kind.AGED))
+        outcomes = [] if self._heads_window_ms is None else self._to_learn(examples.of_kind(Kind.OUTCOME))
         # Read together: a handful alone costs a millisecond.
         raws = [impression.features for impression in rows.impressions]
         raws += [example.impression.features for example in chain(aged, outcomes)]
@@ -170,7 +181,16 @@ class Collator:
         matured = None
         if self._heads_window_ms is not None:
             matured = matured_of(outcomes, of_outcomes, self._heads_window_ms)
-        return Group(examples, rows, batch_of(rows, own), aged_of(aged, of_aged, self._edges_ms), matured, at_ms)
+        batch = batch_of(rows, own)
+        if not self._set_aside.is_empty:
+            batch.events[self._set_aside.among(rows.impressions)] = Event.HELD_OUT
+        return Group(examples, rows, batch, aged_of(aged, of_aged, self._edges_ms), matured, at_ms)
+
+    def _to_learn(self, examples: list[Example]) -> list[Example]:
+        if self._set_aside.is_empty:
+            return examples
+        held_out = self._set_aside.among([example.impression for example in examples])
+        return [example for example, is_held_out in zip(examples, held_out.tolist(), strict=True) if not is_held_out]
 
 
 class Batcher:

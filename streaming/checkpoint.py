@@ -22,6 +22,7 @@ from streaming.deliveries import IngestState
 from streaming.open_clicks import OpenClick
 from streaming.recalibrating import OpenRaw
 from streaming.scoring import ScoreboardState
+from streaming.set_aside import JudgedState
 from streaming.settings import Settings, differences
 
 FORMAT = 1
@@ -45,6 +46,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         scoreboard, clicks, recalibrated, learner: the snapshots of the stages after that; tensors stand apart.
         counts: what was counted so far, as `RunMetrics` names it.
         lengths: output file -> bytes. weights_version: the last one published.
+        judged: the labels that versions are judged by.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, Any]
     lengths: dict[str, int]
     weights_version: int
+    judged: JudgedState = JudgedState()
 
     @property
     def at_ms(self) -> int | None:

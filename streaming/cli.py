@@ -14,10 +14,10 @@ import typer
 from streaming.cli_backfill import backfill
 from streaming.cli_join import join
 from streaming.cli_kafka import produce, topics
-from streaming.cli_run import run, train
+from streaming.cli_run import WarmStart, beginning, run, train
 from streaming.cli_serve import serve
 from streaming.cli_weights import Json, Run, weights
-from streaming.console import ERR, OUT, print_json, print_rows, print_table, print_whole, progress, warn
+from streaming.console import ERR, OUT, note, print_json, print_rows, print_table, print_whole, progress, warn
 from streaming.settings import Settings, SettingsError, load, parse
 
 app = typer.Typer(
@@ -161,6 +161,7 @@ def replay(
     out: Annotated[Path, typer.Option("--out", help="Directory of the run; made if it is not there.")],
     config: Config = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole cut in --out.")] = False,
+    warm_start: WarmStart = None,
     speed: Annotated[
         str, typer.Option(help="Seconds of event time a second (60: an hour in a minute), or max.")
     ] = "max",
@@ -201,8 +202,11 @@ def replay(
         None if metrics_port is None else serve_metrics(RunCollector(lambda: latest), metrics_port, host=metrics_host)
     )
     try:
-        run_in = processes or _processes()
-        run = Replay(log, out, settings, resume=resume, speed=pace, processes=run_in, environ=os.environ, tell=warn)
+        used, own = processes or _processes(), beginning(warm_start, settings, resume=resume)
+        run = Replay(
+            log, out, settings, resume=resume, speed=pace, processes=used, environ=os.environ, tell=warn, warm_start=own
+        )
+        note(run.begun_with)
         for reason in run.passed_over:
             warn(f"{reason}; the cut before it is used")
         with progress(f"replaying {log}", run.size_bytes) as done:
@@ -340,8 +344,8 @@ def compare(
         print_json(found)
         return
     print_whole(table(found))
-    for note in notes(found):
-        OUT.print(note, markup=False, style="dim")
+    for told in notes(found):
+        OUT.print(told, markup=False, style="dim")
     print_rows("Where things are", [("the page", str(page)), ("the figures", str(out / "compare.json"))])
 
 

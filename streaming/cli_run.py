@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streaming.console import print_json, print_rows, progress, warn
-from streaming.settings import load
+from streaming.console import note, print_json, print_rows, progress, warn
+from streaming.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
+    from models.weights import Weights
     from streaming.live_run import Of
 
 
@@ -32,6 +33,14 @@ From = Annotated[
         "--from", help="Where a new run begins to read: earliest, latest, or a time (ISO 8601, or UTC epoch ms)."
     ),
 ]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-start",
+        help="Published weights that a new run begins with, of other features perhaps: a run or its weights, redis://HOST:PORT, or redis or "
+        "kafka as the settings say; :EPOCH-VERSION behind it asks for another version than the current one.",
+    ),
+]
 MetricsHost = Annotated[str, typer.Option(help="Address to serve them on; 0.0.0.0 is every one.")]
 MetricsPort = Annotated[
     int | None, typer.Option(help="Serve Prometheus metrics at http://HOST:PORT/metrics while it runs.")
@@ -43,6 +52,7 @@ def run(
     out: Out,
     config: Config = None,
     begin: From = "earliest",
+    warm_start: WarmStart = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -57,13 +67,14 @@ def run(
 
     The same command starts a run and goes on with it. Stopped, or killed at any moment, it loses nothing and learns nothing twice.
     """
-    _go(out, config, begin, "events", record=record, host=metrics_host, port=metrics_port, as_json=as_json)
+    _go(out, config, begin, "events", warm_start, record=record, host=metrics_host, port=metrics_port, as_json=as_json)
 
 
 def train(
     out: Out,
     config: Config = None,
     begin: From = "earliest",
+    warm_start: WarmStart = None,
     metrics_host: MetricsHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
     as_json: Json = False,
@@ -72,7 +83,21 @@ def train(
 
     Each example is learned once, however often a worker that was killed has sent it. The same command starts it and goes on with it.
     """
-    _go(out, config, begin, "examples", record=None, host=metrics_host, port=metrics_port, as_json=as_json)
+    _go(out, config, begin, "examples", warm_start, record=None, host=metrics_host, port=metrics_port, as_json=as_json)
+
+
+def beginning(warm_start: str | None, settings: Settings, *, resume: bool = False) -> Callable[[], Weights] | None:
+    """Reads the weights that a new run is to begin with; None if it begins cold."""
+    if warm_start is None:
+        return None
+    from streaming.warm_start import weights_named
+
+    if resume:
+        raise SettingsError(
+            f"--warm-start {warm_start} and --resume do not go together: the one begins a run, the other goes on with what is in --out; "
+            "leave one of them out"
+        )
+    return weights_named(warm_start, settings, os.environ)
 
 
 def _go(
@@ -80,6 +105,7 @@ def _go(
     config: Path | None,
     begin: str,
     of: Of,
+    warm_start: str | None,
     *,
     record: Path | None,
     host: str,
@@ -99,7 +125,11 @@ def _go(
         collector = RunCollector(lambda: latest, clock=lambda: time.time_ns() // 1_000_000)
         server = serve_metrics(collector, port, host=host)
     try:
-        live = LiveRun(out, settings, begin=begin, record=record, environ=os.environ, of=of, tell=warn)
+        first = beginning(warm_start, settings)
+        live = LiveRun(
+            out, settings, begin=begin, record=record, environ=os.environ, of=of, tell=warn, warm_start=first
+        )
+        note(live.begun_with)
         for reason in live.passed_over:
             warn(f"{reason}; the cut before it is used")
         before = {number: signal.signal(number, _stopping(live.stop)) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -11,10 +11,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
-from streaming.connection import API_KEY, REDIS_PASSWORD, credentials
+from streaming.connection import API_KEY
 from streaming.console import ERR, warn
 from streaming.settings import Settings, SettingsError, load
 
@@ -99,32 +98,12 @@ def serve(
 
 def _source(weights: str, config: Path | None) -> tuple[WeightsSource, Settings]:
     """Where weights are read, and the settings that go with them."""
-    if weights == "kafka":
-        from streaming.adapters.kafka_weights_source import KafkaSource
-
-        settings = load(config)
-        return KafkaSource(settings.kafka, credentials(os.environ)), settings
-    if weights == "redis" or weights.partition("://")[0] in ("redis", "rediss", "unix"):
-        from streaming.adapters.redis_weights import RedisSource
-
-        settings = load(config)
-        try:
-            of_redis = settings.redis if weights == "redis" else msgspec.structs.replace(settings.redis, url=weights)
-        except ValueError as error:
-            raise SettingsError(f"--weights: {error}") from error
-        return RedisSource(of_redis, os.environ.get(REDIS_PASSWORD)), settings
-    from streaming.adapters.directory_source import DirectorySource
+    from streaming.target_choice import source_at
 
     path = Path(weights)
-    if (path / "weights").is_dir():
-        path = path / "weights"
-    if config is None and (path.parent / "settings.toml").is_file():
-        config = path.parent / "settings.toml"
-    if not path.is_dir():
-        raise ServeError(
-            f"--weights {weights} is no directory: name the run that publishes, or its weights; or redis, redis://HOST:PORT, kafka"
-        )
-    return DirectorySource(path), load(config)
+    beside = (path if (path / "weights").is_dir() else path.parent) / "settings.toml"
+    settings = load(beside if config is None and path.is_dir() and beside.is_file() else config)
+    return source_at(weights, settings, os.environ, option="--weights"), settings
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -46,6 +46,12 @@ def warn(text: str) -> None:
     ERR.print(f"afterclick: warning: {text}", style="yellow", markup=False)
 
 
+def note(lines: Sequence[str]) -> None:
+    """What is good to know, on stderr."""
+    for line in lines:
+        ERR.print(line, style="dim", markup=False)
+
+
 def print_json(value: Any) -> None:
     """One line that a machine can read."""
     OUT.file.write(msgspec.json.encode(value).decode() + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from models.batch import Batch
+from models.batch import Batch, Event
 from streaming.arrivals import Arrivals
 from streaming.events import RecordKind
 from streaming.examples import Examples, Kind
@@ -58,7 +58,7 @@ def count_taught(counts: RunMetrics, batch: Batch, report: StepReport) -> None:
     """Counts what a batch taught, if it was learned."""
     if report.refusal is not None:
         return
-    counts.taught += len(batch)
+    counts.taught += int(np.count_nonzero(batch.events != Event.HELD_OUT))
     weights = (np.abs(report.positive) + np.abs(report.negative))[batch.click_ms >= 0]
     weights = weights[weights > 0]
     counts.conversion_rows += len(weights)

@@ -21,6 +21,7 @@ from streaming.metrics import IngestFigures, PartitionFigures
 from streaming.outputs import side_line
 from streaming.partitions import PARTITION_FIGURES, Partition, join_partition, policy_of
 from streaming.ports import Arriving, Source
+from streaming.set_aside import SetAside
 from streaming.settings import Settings
 
 HOUR_MS = 3_600_000
@@ -215,4 +216,5 @@ def collator_of(settings: Settings) -> Collator:
         settings.features,
         edges_ms=policy_of(settings, {} if settings.labels.method == "oracle" else None).edges_ms,
         heads_window_ms=looks_ms if settings.labels.delay_model == "heads" else None,
+        set_aside=SetAside.of(settings.gate),
     )

@@ -15,6 +15,7 @@ from streaming.gate import VersionRefusedError, coverage_of, refusal
 from streaming.held_out import HeldOut
 from streaming.metrics import IngestFigures
 from streaming.ports import GapError, HeldError, Publisher, StaleVersionError
+from streaming.set_aside import JudgedState
 from streaming.settings import Settings
 
 
@@ -77,16 +78,31 @@ class Issuing:
         except GapError:  # somebody took the base away
             return self.issue(manifest, figures, snapshot=True, at_cut=at_cut)
         except HeldError:
+            self._keep_passed(at_cut)
             return "held"
         except StaleVersionError as error:
             if int(error.current.partition("-")[0]) != manifest.epoch:
                 raise
+            self._keep_passed(at_cut)
             return "held"  # of this epoch, it can only be a rollback that has been released meanwhile
         self._versions.published(weights)
         self._held_out.passed(compared)
+        self._keep_passed(at_cut)
+        return None
+
+    def _keep_passed(self, at_cut: bool) -> None:
         if at_cut and self._rules.on_refusal == "fall_back":
             self._passed = self._learner.snapshot()
-        return None
+
+    def snapshot(self) -> JudgedState:
+        """What a cut must hold so that versions are judged as if the run had not been interrupted."""
+        return self._held_out.snapshot(has_passed=self._passed is not None)
+
+    def restore(self, state: JudgedState) -> None:
+        """Takes up what `snapshot` gave; the learner has been restored."""
+        self._held_out.restore(state)
+        # At a cut the learner is the one that passed there, or has just fallen back to it.
+        self._passed = self._learner.snapshot() if state.has_passed else None
 
     def _refuse(self, weights: Weights, says: str) -> None:
         self._publisher.keep_refused(encode(weights), says)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from models.weights import Weights
 from streaming.adapters.ingest_process import IngestProcess
 from streaming.adapters.kafka import parse_beginning
 from streaming.adapters.kafka_connection import BrokerError
@@ -36,7 +37,7 @@ class LiveRun(Run):
         record: directory of a tape of all that is polled; of events alone.
         of: "events" or "examples".
         environ: also holds who asks the brokers, see `credentials`.
-        out, settings, tell: see `Run`.
+        out, settings, tell, warm_start: see `Run`.
 
     Raises:
         BrokerError: the brokers or topics cannot be used. And what `Run` raises.
@@ -52,6 +53,7 @@ class LiveRun(Run):
         environ: Mapping[str, str],
         of: Of = "events",
         tell: Callable[[str], None] = lambda text: None,
+        warm_start: Callable[[], Weights] | None = None,
     ) -> None:
         refuse_unusable(settings)
         parse_beginning(begin)
@@ -82,6 +84,7 @@ class LiveRun(Run):
                 environ=environ,
                 through=lambda output: Mirrored(output, self._sink, MIRRORED),
                 tell=tell,
+                warm_start=warm_start,
             )
         except BaseException:
             self._sink.close()

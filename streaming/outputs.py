@@ -62,13 +62,15 @@ def example_lines(examples: Examples, positive: Float64 | None, negative: Float6
 
     Args:
         examples: of one batch.
-        positive, negative: the weights a+ and a- of those that went to the network, in order; None if none was taught.
+        positive, negative: the weights a+ and a- of those that went to the network, in order, NaN where nothing was to be learned;
+            None if none was taught.
         step: the gradient step that taught them; None if none did.
     """
     unclicked = np.flatnonzero(examples.kinds == Kind.UNCLICKED)
     pos: Iterable[str] = repeat("null")
     neg: Iterable[str] = repeat("null")
     clicked_weights: list[tuple[float | None, float | None]] = [(None, None)] * len(examples.others)
+    untaught: list[int] = []
     if positive is not None and negative is not None:
         is_taught = is_row(examples)
         weights = np.zeros((2, len(examples)))
@@ -76,8 +78,9 @@ def example_lines(examples: Examples, positive: Float64 | None, negative: Float6
         pos, neg = map(_number_texts, weights[:, unclicked])
         taught, (ups, downs) = is_taught[examples.places].tolist(), weights[:, examples.places].tolist()
         clicked_weights = [
-            (up, down) if own else (None, None) for own, up, down in zip(taught, ups, downs, strict=True)
+            (up, down) if own and up == up else (None, None) for own, up, down in zip(taught, ups, downs, strict=True)
         ]
+        untaught = np.flatnonzero(np.isnan(weights[0, unclicked])).tolist()
     shown = _chosen(examples.impressions, unclicked)
     # Nearly all are unclicked, and all of those alike but for five values: laid into a text they take 1 us, as objects 3.
     head = '{"kind":"UNCLICKED","slot":"click","p":'
@@ -95,6 +98,8 @@ def example_lines(examples: Examples, positive: Float64 | None, negative: Float6
             strict=False,
         )
     ]
+    for row in untaught:  # few, if any
+        lines[row] = lines[row].removesuffix(tail) + ',"step":null}\n'
     merged: list[str] = []
     start = 0
     for number, (place, example, (up_weight, down_weight)) in enumerate(
@@ -157,7 +162,7 @@ def _id_texts(impressions: list[Impression]) -> list[str]:
 
 
 def _number_texts(numbers: Float64) -> list[str]:
-    """Finite numbers as JSON."""
+    """Numbers as JSON; NaN is null."""
     if not len(numbers):
         return []
     bits = np.ascontiguousarray(numbers).view(np.int64)

@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import torch
 
-from models.batch import Float64
+from models.batch import Batch, Event, Float64, Int64
 from models.delay import method_of
 from models.manifest import Manifest
 from models.safeguards import Refusal
-from models.trainer import Learner, Snapshot
+from models.trainer import Learner, Snapshot, StepReport
+from models.warm_start import TakenOver, warm_started
+from models.weights import Weights
 from streaming.batching import Group, is_row
 from streaming.between import Between
 from streaming.calibrating import Calibrating
@@ -115,7 +117,7 @@ class Pipeline:
             after = (self._scoreboard.outcomes, self._scoreboard.positive_outcomes)
             self._learner.observe_outcomes(after[0] - before[0], after[1] - before[1])
             is_learned = report.refusal is None
-            positive, negative = (report.positive, report.negative) if is_learned else (None, None)
+            positive, negative = _told_to(batch, report) if is_learned else (None, None)
             self._output.append("examples.jsonl.zst", example_lines(examples, positive, negative, report.step))
             self._output.append("predictions.jsonl.zst", prediction_lines(predictions))
             self._counts.last_loss = report.loss if is_learned else self._counts.last_loss
@@ -209,6 +211,7 @@ class Pipeline:
             counts=msgspec.to_builtins(with_figures(self._counts, ingest.figures)),
             lengths=lengths,
             weights_version=self._counts.weights_version,
+            judged=self._issuing.snapshot(),
         )
         return cut, learner.tensors | {f"calibrating.{name}": tensor for name, tensor in of_calibrating.items()}
 
@@ -224,8 +227,23 @@ class Pipeline:
         self._learner.restore(Snapshot(tensors, cut.learner))
         of_calibrating = {name.removeprefix("calibrating."): tensor for name, tensor in tensors.items()}
         self._calibrating.restore(of_calibrating, cut.recalibrated)
+        self._issuing.restore(cut.judged)
         epoch = self._counts.weights_epoch
         self._counts = msgspec.convert(cut.counts | {"weights_epoch": epoch}, RunMetrics)
+
+    def begin_from(self, weights: Weights, forgotten: Int64) -> TakenOver:
+        """Starts from published weights, of other features perhaps, before anything is learned; see `models.warm_start`."""
+        settings = self._settings
+        started, taken = warm_started(
+            self._learner.snapshot(),
+            weights,
+            settings.features,
+            settings.network,
+            initial_sum=settings.optimizer.embedding_initial_accumulator,
+            forgotten=forgotten,
+        )
+        self._learner.restore(started)
+        return taken
 
     def _refuse_batch(self, group: Examples, refusal: Refusal) -> None:
         refused = self._counts.refused_batches
@@ -277,6 +295,12 @@ def learner_of(settings: Settings) -> Learner:
         batch_size=settings.batching.batch_size,
         kappa_half_life_ms=settings.batching.kappa_half_life_ms,
     )
+
+
+def _told_to(batch: Batch, report: StepReport) -> tuple[Float64, Float64]:
+    """The weights a+ and a- of each row, NaN where nothing was to be learned."""
+    held_out = batch.events == Event.HELD_OUT
+    return np.where(held_out, np.nan, report.positive), np.where(held_out, np.nan, report.negative)
 
 
 def _scored(group: Examples, pctr: Float64, pcvr: Float64) -> tuple[Examples, Float64, Float64]:

@@ -8,6 +8,7 @@ import msgspec
 
 RowFormat = Literal["fp32", "fp16", "int8"]
 TargetName = Literal["directory", "redis", "kafka"]
+_MOST_HELD_OUT = 0.5
 
 
 class Publishing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,13 +40,26 @@ class Publishing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which versions are refused. NaN and infinity always are; the other rules hold where they are set."""
 
-    calibration_least: float | None = None  # sum p / sum y on the newest outcomes, of CVR
+    calibration_least: float | None = None  # sum p / sum y on the newest labels, of CVR
     calibration_most: float | None = None
-    log_loss_ratio_most: float | None = (
-        None  # log loss over that of the version served, on the same outcomes; 1.05, say
+    log_loss_ratio_most: float | None = None  # log loss over that of the version served, on the same labels; 1.05, say
+    held_out_share: float = (
+        0.01  # of impressions that teach nothing, so that these rules see labels no version has learned; 0: none
     )
-    outcomes_kept: int = 2_000  # the newest matured clicks, which versions are compared on; 0 compares nothing
+    outcomes_kept: int = 2_000  # the newest matured clicks of those, which versions are judged by; 0 judges by none
     outcomes_least: int = 200  # with fewer, nothing is said by them
     row_norm_most: float | None = None  # L2 of a row, or of a dense tensor over the root of its size
     join_coverage_least: float | None = None  # clicks and conversions that found their impression, of all that left
     on_refusal: Literal["go_on", "stop", "fall_back"] = "go_on"  # fall_back: train on from the last version that passed
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_share <= _MOST_HELD_OUT:
+            raise ValueError(
+                f"gate.held_out_share must be from 0 to {_MOST_HELD_OUT} (got {self.held_out_share}): what is held out is not learned"
+            )
+
+    @property
+    def judges_labels(self) -> bool:
+        """Whether a rule that is set looks at labels."""
+        rules = (self.calibration_least, self.calibration_most, self.log_loss_ratio_most)
+        return self.outcomes_kept > 0 and any(rule is not None for rule in rules)

@@ -33,6 +33,7 @@ from streaming.features import FeatureReader
 from streaming.late_facts import Truth
 from streaming.open_clicks import OpenClick, OpenClicks
 from streaming.outputs import ExampleLine, example_lines
+from streaming.set_aside import SetAside
 from streaming.settings import Settings
 
 _SLOTS = {slot_name(slot): slot for slot in (Slot.CLICK, Slot.OBSERVED, *range(Slot.REVISIT, Slot.OUTCOME + 1))}
@@ -82,11 +83,13 @@ def rows_of(
         from_ms: due time from which on, itself left out, is looked back.
     """
     kinds = {Kind(event).name for event in method_of(settings.labels.method).sees} - {"MATURED"}
+    aside = SetAside.of(settings.gate)
     late = sorted(_late_rows(truths, features, settings, from_ms), key=_order)
     joined = (
         example
         for line in lines
         if (key := (line.impression_id, line.impression_ms)) not in truths
+        and not aside.has(line.impression_id)
         and (example := _row(line, key, features, keys.open, kinds, from_ms)) is not None
     )
     return merge(joined, late, key=_order)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
-from models.batch import Batch, Float64, Inputs, rows_of
+from models.batch import Batch, Event, Float64, Inputs, rows_of
 from models.features import Columns
 from models.recalibration import Recalibration
 from models.schema import Feature
@@ -74,7 +74,7 @@ class Recalibrator:
         clicked = [
             (row, example)
             for row, example in zip(rows.places.tolist(), rows.others, strict=True)
-            if example.click_ms is not None
+            if example.click_ms is not None and batch.events[row] != Event.HELD_OUT
         ]
         looked = [row for row, example in clicked if completed is not None and example.kind in _LOOKED]
         exposure: dict[int, float] = {}

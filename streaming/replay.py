@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from models.weights import Weights
 from streaming.adapters.files import LogError
 from streaming.adapters.ingest_process import IngestProcess
 from streaming.adapters.tape import TAPE, TapeError, read_tape
@@ -28,7 +29,7 @@ class Replay(Run):
         log: directory of the log, or of a tape that `afterclick run --record` wrote.
         speed: event time that passes in a second of processing time, in seconds; None is as fast as can be. Of a log alone.
         processes: 2 to read records in a process of its own while batches are learned in this one; what comes out is the same.
-        out, settings, resume, environ, tell: see `Run`.
+        out, settings, resume, environ, tell, warm_start: see `Run`.
 
     Raises:
         LogError: the log cannot be read. TapeError: the tape cannot. And what `Run` raises.
@@ -45,6 +46,7 @@ class Replay(Run):
         processes: int = 1,
         environ: Mapping[str, str] | None = None,
         tell: Callable[[str], None] = lambda text: None,
+        warm_start: Callable[[], Weights] | None = None,
     ) -> None:
         refuse_unusable(settings)
         self.size_bytes: int | None = None
@@ -63,7 +65,7 @@ class Replay(Run):
             source.close()
         job = partial(_job, log, settings, speed)
         feed: Feed = IngestHere(job) if processes == 1 else IngestProcess(partial(_encoded, job), REMOTE_ERRORS)
-        super().__init__(out, settings, feed, resume=resume, environ=environ, tell=tell)
+        super().__init__(out, settings, feed, resume=resume, environ=environ, tell=tell, warm_start=warm_start)
 
     @property
     def read_bytes(self) -> int:

@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from models.delay import check_combination, method_of
+from models.weights import Weights
 from streaming.adapters.cut_directory import CutDirectory
 from streaming.adapters.run_directory import RunDirectory, RunDirectoryError
 from streaming.adapters.targets import Targets
@@ -24,6 +25,7 @@ from streaming.pipeline import Pipeline
 from streaming.ports import Feed, Output
 from streaming.settings import Settings, SettingsError, dump
 from streaming.target_choice import targets_of
+from streaming.warm_start import COPY, forgotten_ids, in_words, kept
 
 OUTPUTS = ("examples.jsonl.zst", "predictions.jsonl.zst", *(f"{door}.jsonl" for door in SIDE_OUTPUTS))
 
@@ -40,6 +42,7 @@ class Run:
             the k-th cut. Holds who asks Redis and the brokers, too.
         through: what outputs go through on their way to the directory.
         tell: is told, in words, what a person should look at: that a target of the weights is away, say.
+        warm_start: reads published weights to begin with, see `warm_start.weights_named`; not called where a cut is gone on from.
 
     Raises:
         RunDirectoryError: `out` cannot be used.
@@ -58,17 +61,21 @@ class Run:
         environ: Mapping[str, str] | None = None,
         through: Callable[[Output], Output] = lambda output: output,
         tell: Callable[[str], None] = lambda text: None,
+        warm_start: Callable[[], Weights] | None = None,
     ) -> None:
         self.passed_over: list[str] = []
         """Damaged cuts that were passed over, and why."""
         self.resumed_at_ms: int | None = None
         """The watermark of the cut that is gone on from."""
+        self.begun_with: list[str] = []
+        """What it took over from published weights, in words."""
         refuse_unusable(settings)
         self._output = RunDirectory(out, OUTPUTS)
         self._targets: Targets | None = None
         try:
             cuts = CutDirectory(out / "cuts", settings)
             cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
+            begun_from = kept(out, settings, warm_start) if cut is None else None
             self._output.cut_back({} if cut is None else cut.lengths)
             self._output.replace("settings.toml", dump(settings).encode())
             self._targets = targets_of(out, settings, environ or {}, tell=tell)
@@ -84,6 +91,10 @@ class Run:
             if cut is not None:
                 self.pipeline.restore(cut, tensors)
                 self.resumed_at_ms = cut.at_ms
+            elif begun_from is not None:
+                taken = self.pipeline.begin_from(begun_from, forgotten_ids(begun_from, settings))
+                self.begun_with = in_words(begun_from, taken, settings)
+                self._output.replace(f"{COPY}/told.txt", ("\n".join(self.begun_with) + "\n").encode())
         except BaseException:
             if self._targets is not None:
                 self._targets.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from streaming.adapters.directory import DirectoryPublisher
-from streaming.adapters.directory_source import DirectorySource
+from streaming.adapters.directory_source import DirectoryError, DirectorySource
 from streaming.adapters.kafka_weights import KafkaTarget
 from streaming.adapters.kafka_weights_source import KafkaSource
 from streaming.adapters.redis_weights import RedisSource, RedisTarget
@@ -14,7 +16,7 @@ from streaming.adapters.targets import Targets
 from streaming.connection import REDIS_PASSWORD, credentials
 from streaming.ports import Target, WeightsSource
 from streaming.publication import TargetName
-from streaming.settings import Settings
+from streaming.settings import Settings, SettingsError
 
 
 def targets_of(
@@ -74,3 +76,32 @@ def source_of(name: TargetName, run: Path, settings: Settings, environ: Mapping[
     if name == "redis":
         return RedisSource(settings.redis, environ.get(REDIS_PASSWORD))
     return KafkaSource(settings.kafka, credentials(environ))
+
+
+def source_at(where: str, settings: Settings, environ: Mapping[str, str], *, option: str) -> WeightsSource:
+    """Where weights are read that somebody names.
+
+    Args:
+        where: a directory (a run, or its weights), redis://HOST:PORT, or redis or kafka as the settings say.
+        settings: [redis] and [kafka] count. environ: holds who asks them.
+        option: how errors call `where`.
+
+    Raises:
+        SettingsError: it is no address. TargetError: it cannot be reached.
+    """
+    if where == "kafka":
+        return KafkaSource(settings.kafka, credentials(environ))
+    if where == "redis" or where.partition("://")[0] in ("redis", "rediss", "unix"):
+        try:
+            of_redis = settings.redis if where == "redis" else msgspec.structs.replace(settings.redis, url=where)
+        except ValueError as error:
+            raise SettingsError(f"{option}: {error}") from error
+        return RedisSource(of_redis, environ.get(REDIS_PASSWORD))
+    path = Path(where)
+    if (path / "weights").is_dir():
+        path = path / "weights"
+    if not path.is_dir():
+        raise DirectoryError(
+            f"{option} {where} is no directory: name the run that publishes, or its weights; or redis, redis://HOST:PORT, kafka"
+        )
+    return DirectorySource(path)

@@ -28,6 +28,7 @@ from streaming.log_source import LogSource
 from streaming.metrics import RunMetrics
 from streaming.replay import Replay
 from streaming.settings import Settings, dump
+from streaming.warm_start import weights_named
 
 pytestmark = pytest.mark.integration
 
@@ -150,6 +151,28 @@ def test_a_run_gives_the_examples_of_a_replay_and_its_tape_the_same_bits(
     for _ in Replay(tape, tmp_path / "again", settings).run():
         pass
     assert files_of(tmp_path / "again") == files_of(run)
+
+
+def test_a_run_that_begins_with_published_weights_goes_on_from_its_cuts_and_its_tape_gives_the_same_bits(
+    kafka: Server, log: Path, tmp_path: Path
+) -> None:
+    settings = live_settings(kafka, log)
+    produce(log, settings)
+    for _ in Replay(log, tmp_path / "old", settings).run():
+        pass
+    run, tape = tmp_path / "run", tmp_path / "tape"
+    start = weights_named(str(tmp_path / "old"), settings, {})
+    live = LiveRun(run, settings, begin="earliest", record=tape, environ={}, warm_start=start)
+    assert live.begun_with[0].startswith("begins with version 000001-")
+    go(live, all_idle)
+    again = Replay(tape, tmp_path / "again", settings, warm_start=weights_named(str(run / "warm_start"), settings, {}))
+    for _ in again.run():
+        pass
+    assert files_of(tmp_path / "again") == files_of(run)
+
+    on = LiveRun(run, settings, begin="earliest", record=None, environ={}, warm_start=lambda: pytest.fail("read again"))
+    assert on.begun_with == []
+    go(on, all_idle)
 
 
 def test_stopped_and_started_again_its_tape_still_gives_the_same_bits(kafka: Server, log: Path, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from streaming.adapters.kafka_topics import create_topics
 from streaming.adapters.redis_weights import RedisWeightsError
 from streaming.connection import Kafka, Redis
 from streaming.ports import StaleVersionError
+from streaming.publication import Publishing
 from streaming.replay import Replay
 from streaming.settings import Settings
 from streaming.target_choice import source_of
+from streaming.warm_start import weights_named
 from streaming.whole import read_whole
 
 pytestmark = pytest.mark.integration
@@ -100,6 +102,20 @@ def test_a_run_in_another_directory_takes_over_and_the_first_is_refused(
         finish(running)
     for name in ("redis", "kafka"):
         assert read(name, tmp_path / "second", settings, expected)
+
+
+def test_a_run_may_begin_with_what_redis_and_kafka_hold(log: Path, settings: Settings, tmp_path: Path) -> None:
+    replay = replayed(log, tmp_path / "run", settings)
+    rows = replay.pipeline.metrics().embedding_rows
+    last = (1, replay.pipeline.metrics().weights_version)
+    assert settings.redis.url is not None
+    for number, named in enumerate(("redis", "kafka", settings.redis.url)):
+        assert read(named.partition(":")[0], tmp_path / "run", settings, last)
+        own = msgspec.structs.replace(settings, publishing=Publishing())
+        start = weights_named(named, own, {})
+        begun = Replay(log, tmp_path / f"begun{number}", own, warm_start=start)
+        assert begun.begun_with[0] == f"begins with version 000001-{last[1]:010d}, mature: {rows:,} rows"
+        assert sum(begun.run()) > 0
 
 
 def test_a_run_does_not_begin_where_a_target_does_not_answer(log: Path, settings: Settings, tmp_path: Path) -> None:

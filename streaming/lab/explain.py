@@ -18,6 +18,7 @@ from streaming.ledger import BackfilledLine
 from streaming.metrics import SIDE_OUTPUTS, RunMetrics
 from streaming.outputs import ExampleLine, SideLine
 from streaming.scoring import Prediction
+from streaming.set_aside import SetAside
 from streaming.settings import Settings, load
 
 EXAMPLES, PREDICTIONS, BACKFILLED = "examples.jsonl.zst", "predictions.jsonl.zst", "backfilled.jsonl"
@@ -101,7 +102,9 @@ def _notes(
         closes_ms = click.click_ms + settings.windows.attribution_window_ms
         yield f"its conversion label is not final: its attribution window ends {utc(closes_ms)}{so_far}"
     idle = sum(line.step is None and line.kind not in ("OUTCOME", "AGED") for line in examples)
-    if idle:
+    if examples and SetAside.of(settings.gate).has(examples[0].impression_id):
+        yield "it is one of those that the gate judges by: nothing is learned of it"
+    elif idle:
         yield f"examples that belong to no step, because their batch was refused: {idle}"
 
 

@@ -14,6 +14,7 @@ from streaming.events import RecordKind
 from streaming.lab.columns import Suggestion, suggest
 from streaming.lab.durations import in_words
 from streaming.lab.sampling import Sample, take_sample
+from streaming.lab.suggest_publishing import weights_sections
 from streaming.lab.suggest_time import (
     Delays,
     batching_section,
@@ -56,6 +57,7 @@ def suggest_settings(log: Path) -> str:
         batching_section(sample),
         _network(sample, delays),
         cuts_section(sample),
+        *weights_sections(),
         *_features(sample),
     ]
     text = "\n\n".join(sections) + "\n"

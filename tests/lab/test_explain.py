@@ -18,9 +18,11 @@ from streaming.lab.explain import ExplainError, explain
 from streaming.ledger import BackfilledLine, RebuiltHead
 from streaming.metrics import RunMetrics
 from streaming.outputs import ExampleLine, SideLine
+from streaming.publication import Gate
 from streaming.replay import Replay
 from streaming.scoring import Prediction
-from streaming.settings import Settings, dump
+from streaming.set_aside import SetAside
+from streaming.settings import Settings, dump, load
 from streaming.standing_run import StandingRun
 
 T = 1_700_000_000_000
@@ -256,6 +258,19 @@ def test_a_refused_batch_is_told(run: Path) -> None:
     refused = msgspec.structs.replace(example(LINES[1]), pos=None, neg=None, step=None)
     (run / "examples.jsonl.zst").write_bytes(frames([refused]))
     assert explain(run, "b").notes == ["examples that belong to no step, because their batch was refused: 1"]
+
+
+def test_an_impression_that_the_gate_judges_by_is_told(run: Path) -> None:
+    gate = Gate(calibration_most=2.0, held_out_share=0.5)
+    settings = msgspec.structs.replace(load(run / "settings.toml", {}), gate=gate)
+    (run / "settings.toml").write_text(dump(settings))
+    held_out = [name for name in "abc" if SetAside.of(gate).has(name)]
+    assert 0 < len(held_out) < 3
+    lines = [(*line[:8], None, None, None) if line[2] in held_out else line for line in LINES]
+    (run / "examples.jsonl.zst").write_bytes(frames([example(line) for line in lines]))
+    for name in "abc":
+        is_told = "it is one of those that the gate judges by: nothing is learned of it" in explain(run, name).notes
+        assert is_told == (name in held_out)
 
 
 def test_an_explanation_is_json(run: Path, log: Path) -> None:

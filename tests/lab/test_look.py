@@ -93,6 +93,21 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("look") / "log", a_log())
 
 
+@pytest.mark.parametrize("section", ["publishing", "gate", "redis", "serving"])
+def test_every_key_of_what_becomes_of_weights_is_written_with_its_default_or_behind_a_mark(
+    tmp_path: Path, section: str
+) -> None:
+    text = suggest_settings(written(tmp_path / "log", a_log(200)))
+    written_out = text.partition(f"[{section}]\n")[2].partition("\n\n")[0].splitlines()
+    keys = {line.removeprefix("# ").partition(" = ")[0]: line.startswith("# ") for line in written_out if " = " in line}
+    standard = getattr(Settings(), section)
+    assert keys == {key: getattr(standard, key) in (None, {}) for key in standard.__struct_fields__}
+    assert getattr(parse(text), section) == standard
+    # What is behind a mark can be had by taking the mark away.
+    bare = [line.removeprefix("# ") if " = " in line else line for line in written_out]
+    assert parse("\n".join([f"[{section}]", *bare])) is not None
+
+
 def test_windows_fit_the_delays_that_were_seen(log: Path) -> None:
     windows = suggested(log).windows
     assert windows.click_window_ms == 5 * MINUTE

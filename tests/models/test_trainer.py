@@ -6,13 +6,14 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from models.batch import Aged, Batch, ClickMemory, Event, Inputs
+from models.batch import Aged, Batch, ClickMemory, Event, Inputs, rows_of
 from models.delay import METHODS
 from models.embedding import start_vectors
 from models.schema import Feature, Labels, Network, Optimizer, Safeguards
@@ -288,6 +289,38 @@ def test_learning_reports_the_predictions_made_before_it():
     assert (report.pcvr == before.pcvr).all()
     assert (own.predict_many(given.inputs).pctr != before.pctr).any()
     assert report.pctr.dtype == report.pcvr.dtype == np.float64
+
+
+@pytest.mark.parametrize("method", ["mature", "survival", "dfm", "bi_defuse"])
+def test_rows_that_are_held_out_are_predicted_and_teach_nothing(method):
+    network = COMPOSED if METHODS[method].form != "pairs" else SMALL
+    own, without = learner(method=method, network=network), learner(method=method, network=network)
+    for step in range(5):
+        whole = of_method(method, 40, step)
+        own.learn_many(
+            replace(whole, events=np.full(40, Event.HELD_OUT, np.int8)), at_ms=step
+        )  # its ids have no rows yet
+    assert digest(own) == digest(without)
+    for step in range(5):
+        whole, kept = of_method(method, 40, step), np.arange(40) % 4 > 0
+        given = replace(whole, events=np.where(kept, whole.events, Event.HELD_OUT).astype(np.int8))
+        alone = Batch.of(
+            rows_of(whole.inputs, np.flatnonzero(kept)), whole.events[kept], whole.converted[kept], click_ms=whole.click_ms[kept],
+            delay_ms=whole.delay_ms[kept], looks=whole.looks[kept], age_ms=whole.age_ms[kept],
+            memory=None if whole.memory is None else replace(whole.memory, click=whole.memory.click[kept]),
+        )  # fmt: skip
+        told, expected = own.learn_many(given, at_ms=step), without.learn_many(alone, at_ms=step)
+        np.testing.assert_allclose(told.pcvr[kept], expected.pcvr, rtol=1e-3)
+        np.testing.assert_allclose(told.positive[kept], expected.positive, rtol=1e-3)
+        assert (told.positive[~kept] == 0).all()
+        assert (told.negative[~kept] == 0).all()
+        assert told.loss == pytest.approx(expected.loss, rel=1e-4)
+        assert told.kappa == expected.kappa
+    mine, theirs = own.snapshot(), without.snapshot()
+    for name, tensor in mine.tensors.items():
+        if name.startswith("dense."):
+            np.testing.assert_allclose(tensor, theirs.tensors[name], atol=1e-3, err_msg=name)
+    assert mine.state["teaching"] == theirs.state["teaching"]
 
 
 def test_predicting_changes_nothing():

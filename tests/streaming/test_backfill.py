@@ -32,8 +32,10 @@ from streaming.events import Event
 from streaming.features import FeatureReader
 from streaming.late_facts import Truth
 from streaming.ledger import Account
+from streaming.publication import Gate
 from streaming.recalibrating import Recalibrator
 from streaming.replay import Replay
+from streaming.set_aside import SetAside
 from streaming.settings import Recalibrating, Settings, dump
 from streaming.standing_run import BackfillError, StandingRun
 
@@ -363,6 +365,17 @@ def test_predictions_for_what_comes_late_move_to_the_truth_and_a_rebuilt_model_i
     backfilled(run, log, days=2)
     for shop, predicted in of_shops(run).items():
         assert predicted == pytest.approx((0.3, 0.4), rel=0.12), shop
+
+
+def test_who_is_held_out_is_taught_nothing_late_either(tmp_path: Path) -> None:
+    log = shop_log(tmp_path / "log", late_share=0.4, impressions=1_000)
+    gate = Gate(calibration_most=100.0, held_out_share=0.3)
+    run, aside = replayed(log, tmp_path / "run", msgspec.structs.replace(late_settings(), gate=gate)), SetAside.of(gate)
+    backfilled(run, log)
+    backfilled(run, log, days=2)
+    taught = [rows_of(run / "backfilled.jsonl"), rows_of(run / "rebuilt" / "000001.jsonl.zst")[1:]]
+    assert all(len(rows) > 20 for rows in taught)
+    assert not any(aside.has(row["impression_id"]) for rows in taught for row in rows)
 
 
 def test_a_batch_that_the_safeguards_refuse_is_told_and_changes_nothing(tmp_path: Path) -> None:

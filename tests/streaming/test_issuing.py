@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from fakes import ListLog, ListPublisher, MemoryCuts, MemoryOutput
@@ -17,6 +19,7 @@ from streaming.gate import VersionRefusedError
 from streaming.ingest import Ingest
 from streaming.pipeline import Pipeline
 from streaming.ports import HeldError, StaleVersionError
+from streaming.set_aside import SetAside
 from streaming.settings import Settings
 
 
@@ -228,13 +231,113 @@ def test_a_refused_version_makes_training_fall_back_to_the_last_that_passed(log:
     )
 
 
-def test_outcomes_are_compared_with_what_the_version_served_said_of_them(log: Path) -> None:
-    rules = {"log_loss_ratio_most": 1.5, "calibration_most": 100.0, "outcomes_least": 20, "outcomes_kept": 100}
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 100), (0.4, 40)])
+def test_labels_are_compared_with_what_the_version_served_said_of_them(log: Path, share: float, kept: int) -> None:
+    rules = {"log_loss_ratio_most": 2.0, "calibration_most": 100.0, "outcomes_least": 20, "outcomes_kept": kept}
+    rules |= {"held_out_share": share}
     line = Line(log, gate=rules).go()
     assert line.pipeline.metrics().refused_versions == {}
     compared = line.pipeline._issuing._held_out.compared(line.pipeline._issuing._pcvr)
-    assert len(compared.converted) == 100
-    assert 0 < compared.converted.sum() < 100
+    assert len(compared.converted) == kept
+    assert 0 < compared.converted.sum() < kept
     assert (compared.served == compared.pcvr).all()  # nothing was learned since the last version
     strict = Line(log, gate=rules | {"calibration_most": 1e-3}).go()
     assert strict.pipeline.metrics().refused_versions["calibration"] > 1
+
+
+JUDGING = {"calibration_most": 1.02, "outcomes_least": 10, "held_out_share": 0.3}
+
+
+def without_held_out_conversions(log: Path, out: Path) -> Path:
+    """The log, in which nobody converts of those that are held out; the last conversion stays, as the watermark ends with it."""
+    aside = SetAside(JUDGING["held_out_share"])
+    shutil.copytree(log, out)
+    for name, lines in lines_of(log).items():
+        decoded = [msgspec.json.decode(line) for line in lines]
+        last_ms = max(one["event_time_ms"] for one in decoded)
+        is_gone = [
+            name == "conversions.jsonl" and aside.has(one["impression_id"]) and one["event_time_ms"] < last_ms
+            for one in decoded
+        ]
+        kept = [line for line, gone in zip(lines, is_gone, strict=True) if not gone]
+        assert name != "conversions.jsonl" or 10 < len(kept) < len(lines) - 10
+        (out / name).write_bytes(b"".join(line + b"\n" for line in kept))
+    return out
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_log(
+        tmp_path_factory.mktemp("judging") / "log", impressions=1_500, days=2.0, malformed_share=0.0, future_share=0.0
+    )
+
+
+@pytest.mark.parametrize(("method", "objective"), [("mature", "esmm"), ("survival", "esmm"), ("dfm", "composed")])
+def test_the_labels_that_judge_make_no_difference_to_what_is_learned(
+    clean: Path, tmp_path: Path, method: str, objective: str
+) -> None:
+    # A conversion more or less moves the largest due time of a batch by a little, and with it all that forgets by event time: here nothing does.
+    other, forever = without_held_out_conversions(clean, tmp_path / "other"), 10**14
+    sections = {
+        "gate": JUDGING,
+        "labels": {"method": method, "growth": False, "delay_half_life_ms": forever},
+        "batching": {"batch_size": 256, "batch_interval_ms": HOUR_MS, "kappa_half_life_ms": forever},
+        "network": {"towers": (8,), "threads": 1, "objective": objective},
+        "recalibrating": {"kind": "platt", "least_conversions": 5.0, "half_life_ms": forever},
+    }
+    one, two = (Line(log, **sections).go().pipeline for log in (clean, other))
+    mine, theirs = one._learner.snapshot(), two._learner.snapshot()
+    assert mine.state["teaching"]["kappa"]["mass"] == pytest.approx(theirs.state["teaching"]["kappa"]["mass"], rel=1e-6)
+    for name, tensor in (mine.tensors | one._calibrating.published()).items():
+        if name.endswith((".touched", ".touched_ms")):  # a row that teaches nothing is looked up all the same
+            continue
+        torch.testing.assert_close(
+            tensor, (theirs.tensors | two._calibrating.published())[name], rtol=1e-4, atol=1e-6, msg=name
+        )
+    said = [each._issuing._held_out.compared(each._issuing._pcvr) for each in (one, two)]
+    assert said[0].converted.sum() > 10
+    assert said[1].converted.sum() <= 1
+    np.testing.assert_allclose(said[0].pcvr, said[1].pcvr, rtol=1e-5)
+
+
+def test_who_is_held_out_is_predicted_and_scored_and_its_lines_say_that_nothing_was_taught(clean: Path) -> None:
+    aside = SetAside(JUDGING["held_out_share"])
+    line, without = Line(clean, gate=JUDGING).go(), Line(clean).go()
+    rows, others = (each.output.rows("examples.jsonl.zst") for each in (line, without))
+    assert [(row["impression_id"], row["kind"]) for row in rows] == [
+        (row["impression_id"], row["kind"]) for row in others
+    ]
+    for row, other in zip(rows, others, strict=True):
+        nothing = [row[key] is None for key in ("pos", "neg", "step")]
+        if aside.has(row["impression_id"]) or other["pos"] is None:
+            assert all(nothing), row
+        else:
+            assert not any(nothing), row
+    mine, theirs = line.pipeline.metrics(), without.pipeline.metrics()
+    assert mine.tasks["ctr"]["model"].n == theirs.tasks["ctr"]["model"].n
+    assert 0.6 < mine.taught / theirs.taught < 0.8
+
+
+def test_a_run_that_goes_on_from_a_cut_judges_its_versions_as_one_that_was_never_killed(clean: Path) -> None:
+    rules = JUDGING | {"log_loss_ratio_most": 1.001, "on_refusal": "fall_back"}
+    sections = {"gate": rules, "cuts": {"cut_interval_ms": 3 * HOUR_MS}}
+    first = Line(clean, **sections).go()
+    refused = first.pipeline.metrics().refused_versions
+    assert sum(refused.values()) > 1
+    assert first.versions
+    for cut in range(len(first.cuts.committed) - 1):
+        resumed = Line(clean, resume=first, cut=cut, **sections).go()
+        assert resumed.pipeline.metrics().refused_versions == refused, cut
+        one, other = first.pipeline._learner.snapshot(), resumed.pipeline._learner.snapshot()
+        assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items()), cut
+        judged = [line.cuts.get(-1)[0].judged for line in (first, resumed)]
+        assert judged[0].outcomes == judged[1].outcomes
+        assert repr(judged[0].served) == repr(judged[1].served)
+        assert judged[0].has_passed == judged[1].has_passed
+
+
+def test_without_a_rule_over_labels_nothing_is_held_out(clean: Path) -> None:
+    ruled, without = Line(clean, gate={"row_norm_most": 1e6}).go(), Line(clean).go()
+    one, other = ruled.pipeline._learner.snapshot(), without.pipeline._learner.snapshot()
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+    assert ruled.cuts.get(-1)[0].judged.outcomes is None

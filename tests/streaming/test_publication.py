@@ -20,6 +20,7 @@ from streaming.settings import Settings, SettingsError, differences, dump, parse
         ("[publishing]\nepsilon = -0.1", "publishing.epsilon must not be negative"),
         ("[publishing]\ndelta_interval_ms = 0", "publishing.delta_interval_ms must be above 0"),
         ('[gate]\non_refusal = "panic"', "on_refusal"),
+        ("[gate]\nheld_out_share = 0.6", r"gate.held_out_share must be from 0 to 0.5 \(got 0.6\)"),
         ("[gate]\nlog_loss_ratio_most = 0.0", "gate.log_loss_ratio_most must be above 0"),
         (
             '[redis]\nurl = "redis://user:word@host:6379/0"',
