@@ -40,6 +40,7 @@ class Arrivals:
         p: the join partition they belong to.
         is_idle: live: all streams of p are idle; nobody waits for its watermark.
         now_ms: live: processing time, UTC epoch ms. held_ms: event time held back because a stream has stalled.
+        is_away: live: whether the brokers do not answer.
     """
 
     times: Int64
@@ -57,6 +58,7 @@ class Arrivals:
     is_idle: bool = False
     now_ms: int | None = None
     held_ms: int = 0
+    is_away: bool = False
 
     @property
     def records(self) -> int:

@@ -28,6 +28,7 @@ def count_arrivals(counts: IngestFigures, arrivals: Arrivals) -> None:
         _add(counts.events, RecordKind(int(kind)).name.lower(), int(count))
     if len(arrivals.times):
         counts.max_event_time_ms = max(counts.max_event_time_ms or 0, int(arrivals.times.max()))
+    counts.is_broker_away = arrivals.is_away
     for refused in arrivals.refused:
         _add(counts.events, refused.kind.name.lower() if refused.is_future else "malformed", 1)
         _count_side(counts, door_of(refused), refused.kind)

@@ -33,11 +33,13 @@ class Polled(msgspec.Struct, frozen=True):
         now_ms: processing time.
         records: by `topic[partition]`, in the order of their offsets.
         idle: streams that have become idle, or are so no longer.
+        is_away: whether the brokers did not answer when they were last asked.
     """
 
     now_ms: int
     records: dict[str, list[PolledRecord]]
     idle: dict[str, bool]
+    is_away: bool = False
 
 
 class Polls(Protocol):
@@ -91,7 +93,7 @@ class LiveSource:
                 raise SettingsError(
                     f"{name} was read, and [kafka] names no such topic, or fewer partitions: set it as it was when this was read"
                 )
-            parts.setdefault(self._p_of[name], Polled(polled.now_ms, {}, {}))
+            parts.setdefault(self._p_of[name], Polled(polled.now_ms, {}, {}, polled.is_away))
         for name, records in polled.records.items():
             parts[self._p_of[name]].records[name] = records
         for name, is_idle in polled.idle.items():
@@ -191,6 +193,7 @@ class PolledPartition:
             is_idle=self.clock.is_idle,
             now_ms=polled.now_ms,
             held_ms=self.clock.held_ms,
+            is_away=polled.is_away,
         )
 
     def _set_idle(self, polled: Polled, is_idle: bool) -> None:

@@ -103,6 +103,7 @@ class IngestFigures(msgspec.Struct, kw_only=True):
     pending_records: int = 0
     held_facts: int = 0
     duplicate_examples: int = 0
+    is_broker_away: bool = False
     partitions: dict[int, PartitionFigures] = {}
 
 
@@ -140,6 +141,7 @@ class RunMetrics(IngestFigures, kw_only=True):
         pending_records: read, but not yet in effect (the watermark has not passed them).
         held_facts: clicks and conversions that wait for a late impression.
         duplicate_examples: examples that a joiner had sent before, or sent while another had taken its place, and that were not learned.
+        is_broker_away: live: whether the brokers did not answer when they were last asked.
         partitions: join partition -> how far it has come; a log of files is partition 0.
         open_predictions: predictions that wait for their label.
         steps: gradient steps. taught: rows that taught. refused_batches: reason -> batches:

@@ -126,6 +126,7 @@ class ExamplePartition:
     def on_arrivals(self, arrivals: Arriving, figures: IngestFigures) -> Lines:
         """Takes in blocks."""
         assert isinstance(arrivals, BlockArrivals)
+        figures.is_broker_away = arrivals.is_away
         for offset, block, examples in arrivals.blocks:
             if not self._tenure.admits(offset, block.told):
                 count_duplicates(figures, len(examples))

@@ -19,12 +19,14 @@ class BlockArrivals:
     Args:
         p: the join partition. now_ms: processing time, UTC epoch ms.
         blocks: with the offset of each, decoded. unread: (where it stood, why, value) of records that are no blocks.
+        is_away: whether the brokers do not answer.
     """
 
     p: int
     now_ms: int
     blocks: list[tuple[int, Block, Examples]]
     unread: list[tuple[str, str, bytes]]
+    is_away: bool = False
 
     @property
     def records(self) -> int:
@@ -65,7 +67,7 @@ class BlockSource:
                 records = polled.records.get(name, [])
                 if not records and (p or any(polled.records.values())):
                     continue  # a look that showed nothing still says what time it is: once
-                arrivals = BlockArrivals(p, polled.now_ms, [], [])
+                arrivals = BlockArrivals(p, polled.now_ms, [], [], polled.is_away)
                 for offset, _, value in records:
                     try:
                         block, examples = decode_block(value or b"")

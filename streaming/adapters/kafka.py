@@ -184,7 +184,7 @@ class KafkaPolls:
         now_ms = self._monotonic_ms()
         if now_ms >= self._next_look_ms:
             idle |= self._look(now_ms)
-        return Polled(self._now_ms(), records, idle)
+        return Polled(self._now_ms(), records, idle, self.is_unreachable)
 
     def _read(self) -> dict[TopicPartition, list[kafka.consumer.fetcher.ConsumerRecord]]:
         try:

@@ -148,6 +148,9 @@ def _partitions(metrics: RunMetrics) -> Iterator[Metric]:
         idle.add_metric([str(p)], own.is_idle)
         held.add_metric([str(p)], own.held_ms / 1000)
     yield from (watermark, idle, held)
+    yield from _gauge(
+        "broker_is_away", "1 while the brokers that events are read from do not answer.", metrics.is_broker_away
+    )
 
 
 def _records(metrics: RunMetrics) -> Iterator[Metric]:

@@ -53,6 +53,7 @@ NO_POSITIVES = TaskMetrics(
 )
 RUN = RunMetrics(
     duplicate_examples=4,
+    is_broker_away=True,
     partitions={
         0: PartitionFigures(watermark_ms=1_700_000_000_000, held_ms=7_000),
         1: PartitionFigures(watermark_ms=None, is_idle=True),
@@ -165,6 +166,7 @@ def registry_of(metrics: RunMetrics, *, clock: Callable[[], int] | None = None) 
         ("afterclick_event_timestamp_seconds", {}, 1_700_000_010.5),
         ("afterclick_watermark_lag_seconds", {}, 10.5),
         ("afterclick_calibration_ratio", {"task": "ctr", "whose": "served"}, 1.05),
+        ("afterclick_broker_is_away", {}, 1),
         ("afterclick_normalized_entropy", {"task": "ctr", "whose": "model"}, 0.957),
         ("afterclick_log_loss_mean_nats", {"task": "cvr", "whose": "model"}, 0.0125),
         ("afterclick_expected_calibration_error", {"task": "ctr", "whose": "model"}, 0.004),

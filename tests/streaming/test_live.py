@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from streaming.arrivals import Arrivals
 from streaming.connection import Kafka
+from streaming.counting import count_arrivals
 from streaming.events import RecordKind
 from streaming.live import LiveSource, Polled, start_places
 from streaming.log_file import Place
+from streaming.metrics import IngestFigures
 from streaming.partitioning import partitions_of
 from streaming.records import PolledRecord
 from streaming.settings import EventTime, Settings, SettingsError
@@ -174,6 +176,15 @@ def test_a_look_that_showed_nothing_says_what_time_it_is() -> None:
     """For batches that have been open for long; one for each part of a look, so that a tape gives the same."""
     for arrivals in list(source([look(), Polled(T0, {}, {"m.clicks[0]": False})])):
         assert (arrivals.records, arrivals.watermark_ms, arrivals.now_ms) == (0, None, T0)
+
+
+def test_a_look_says_whether_the_brokers_are_away() -> None:
+    looks = [look(), Polled(T0, {}, {}, True), Polled(T0, {}, {"m.clicks[0]": True}, True), look()]
+    assert [arrivals.is_away for arrivals in source(looks)] == [False, True, True, False]
+    figures = IngestFigures()
+    for arrivals in source(looks[:2]):
+        count_arrivals(figures, arrivals)
+    assert figures.is_broker_away
 
 
 IDS = [f"i{number}" for number in range(12)]
