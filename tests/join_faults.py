@@ -31,6 +31,8 @@ from streaming.log_source import LogSource
 from streaming.settings import Settings, dump
 
 PATIENCE_S = 240.0
+STILL_S = 9.0
+"""More than `session_timeout_ms`: what a dead worker held goes to others after that, and they may have something to send."""
 
 
 def join_settings(kafka: Server, log: Path, *, partitions: int, **broker: Any) -> Settings:
@@ -145,7 +147,7 @@ class JoinRun:
             found = self.ends()
             if found != seen[0]:
                 seen[0], since[0] = found, time.monotonic()
-            return time.monotonic() - since[0] > 2.5
+            return time.monotonic() - since[0] > STILL_S
 
         self.until(is_still, "no more blocks come")
 

@@ -75,8 +75,9 @@ def test_workers_killed_stopped_and_added_lose_nothing(kafka: Server, log: Path,
         for number in (1, 2, 3, 4):
             assert run.workers[number].poll() is None, run.said(number)
         trained = LiveRun(tmp_path / "trained", run.settings, begin="earliest", record=None, environ={}, of="examples")
-        metrics = go(trained, Settled())
         sent = {(*identity_of(one)[:2], one.kind.name, one.due_ms) for one in run.emitted()[0]}
+        settled = Settled()
+        metrics = go(trained, lambda told: settled(told) and sum(told.examples.values()) >= len(sent))
         learned = [
             (row["impression_id"], row["impression_ms"], row["kind"], row["due_ms"])
             for row in rows_of(tmp_path / "trained")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polled_logs import NOW_MS, polled_log
 
@@ -482,7 +482,7 @@ def play(world: World, event: tuple[Any, ...]) -> None:
     desk.is_dead = desk.is_dead or what == "kill"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(events, max_size=14), st.integers(0, 60))
 def test_whoever_dies_sleeps_and_wakes_up_when_it_is_as_if_one_had_done_it_all(
     told: Told, happenings: list[tuple[Any, ...]], cut: int
