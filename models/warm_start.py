@@ -126,11 +126,13 @@ def changed_buckets(before: Sequence[Feature], after: Sequence[Feature]) -> list
 
     Other ids need no such care: a value's id does not change its meaning, and no other feature has it.
     """
-    old, new = ({feature.name: feature for feature in features if _buckets(feature)} for features in (before, after))
+    old, new = (
+        {feature.name: feature for feature in features if _own_buckets(feature)} for features in (before, after)
+    )
     names = sorted({*old, *new})
     both = [(name, old.get(name), new.get(name)) for name in names]
     return [
-        (salt_of(feature), 1 + len(feature.boundaries))
+        (feature.name, 1 + len(feature.boundaries))
         for _, one, other in both
         for feature in (one, other)
         if feature is not None and (one is None or other is None or one.boundaries != other.boundaries)
@@ -139,6 +141,11 @@ def changed_buckets(before: Sequence[Feature], after: Sequence[Feature]) -> list
 
 def _buckets(feature: Feature) -> bool:
     return feature.kind == "numeric" and feature.is_embedded
+
+
+def _own_buckets(feature: Feature) -> bool:
+    """Whether its ids are buckets, and no other feature's: those are kept as long as that one is."""
+    return _buckets(feature) and feature.ids_of is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,24 +213,23 @@ def _take_dense(
             tensors[name] = published[name].clone()
     bias = tensors["dense.entrance.bias"]
     own = {task: tensors[_entrance(task)].clone() for task in TASKS}
+    half = len(own["ctr"])
     units = {
         "shared": slice(0, len(bias)),
-        "ctr": slice(0, len(own["ctr"])),
-        "cvr": slice(len(own["ctr"]), len(bias)),
-    }  # of the layer's output that each task's input goes to
+        "ctr": slice(0, half),
+        "cvr": slice(half, len(bias)),
+    }  # that each task's input goes to
     known = {(salt_of(feature), before.width(feature)) for feature in before.by_name.values() if feature.is_embedded}
     for name, (task, columns) in after.places.items():
         new = after.by_name[name]
         if not new.is_embedded or (salt_of(new), after.width(new)) in known:
-            own[task][:, columns] = (
-                0.0  # random weights under numbers, or under vectors that are long already, would be heard
-            )
+            # Random weights on numbers, or on vectors that are long already, would be heard.
+            own[task][:, columns] = 0.0
         if name not in taken:
             continue
         old, (from_task, from_columns) = before.by_name[name], before.places[name]
-        both = slice(
-            max(units[task].start, units[from_task].start), min(units[task].stop, units[from_task].stop)
-        )  # a shared feature that only ctr may see now keeps what ctr made of it
+        # A shared feature that only ctr may see now keeps what ctr made of it.
+        both = slice(max(units[task].start, units[from_task].start), min(units[task].stop, units[from_task].stop))
         block = published[_entrance(from_task)][_within(both, units[from_task])][:, from_columns].clone()
         if not new.is_embedded:
             # (x - center) / scale w is told anew in the center and scale of now; where x is missing nothing changes.
