@@ -50,7 +50,8 @@ class Method:
     Args:
         pairs: event -> pair of unit mass. An event that is not named teaches no conversion.
         before_history: event -> pair while the stream is younger than the attribution window, for methods that use what comes so
-            late (RN): until then nothing of it has come. None: `pairs` from the first event on.
+            late (RN): until then nothing of it has come. A method that adjusts goes by it click by click instead: for those whose first event
+            was not taught, as it came before the stream began. None: `pairs` from the first event on.
         as_published: event -> pair as its paper has it; None: the paper has this one, or there is none.
         events: those that it must see beside the ones that have a pair.
         form: what the conversion head is and how it is trained: by `pairs`, or by a likelihood of its own (`likelihoods.py`).

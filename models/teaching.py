@@ -23,6 +23,7 @@ from models.traffic import Growth, Kappa
 from models.weighing import LEAST_F, MOST_F, Pair, Seen
 
 _LOOKS = (Event.IMMEDIATE_POSITIVE, Event.OBSERVED_NEGATIVE, Event.REVISIT)  # at a click of that age; others settle it
+_FIRST = (Event.IMMEDIATE_POSITIVE, Event.OBSERVED_NEGATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +139,12 @@ class Teaching:
         if self.method.uses_delay and self.heads is not None and self.heads.is_taught and len(on_click):
             seen = _told_by(self.heads, rows_of(batch.inputs, on_click), on_click, seen)
         positive, negative = weigh(self._pairs, events, seen)
+        before_history = self.method.before_history
         if self.method.adjusts and memory is not None:
-            memory = _adjust(memory, events, self._pairs, positive, negative)
-        if self.method.before_history is not None and self._is_young(at_ms):
-            positive, negative = weigh(self.method.before_history, events, seen)
+            unknown = None if before_history is None else weigh(before_history, events, seen)
+            memory = _adjust(memory, events, self._pairs, positive, negative, unknown)
+        elif before_history is not None and self._is_young(at_ms):
+            positive, negative = weigh(before_history, events, seen)
         rho = np.ones(len(batch))
         if self._labels.growth:
             rho[on_click] = self._growth.ratio(batch.click_ms[on_click], at_ms=at_ms)
@@ -161,12 +164,8 @@ class Teaching:
         self._growth.update(clicks=clicks, at_ms=at_ms)
 
     def primed(self, *, at_ms: int) -> None:
-        """Says that what came up to now was history: the methods' own weights hold from the next batch on.
-
-        Not those of a method that adjusts what clicks were taught before: these clicks were taught nothing, and what an initial model
-        would have taught them is as wrong as that model is. Off by 1.2, it held pCVR at .75 of the truth for a day.
-        """
-        self._starts_ms = at_ms if self.method.adjusts else at_ms - self._window_ms
+        """Says that what came up to now was history: the methods' own weights hold from the next batch on."""
+        self._starts_ms = at_ms - self._window_ms
 
     def learn_delays(self, aged: Aged, *, at_ms: int) -> None:
         """Teaches the delay model."""
@@ -256,11 +255,19 @@ def _adjust(
     pairs: Mapping[Event, Pair],
     positive: Float64,
     negative: Float64,
+    unknown: tuple[Float64, Float64] | None,
 ) -> ClickMemory:
-    """Takes from each row's target, in place, what its click has been taught before, in the order of the rows."""
+    """Takes from each row's target, in place, what its click has been taught before, in the order of the rows.
+
+    Args:
+        unknown: what later events teach instead of a click whose first event was not taught; None: their target.
+    """
     told: Bool = np.isin(events, list(pairs)) & (memory.click >= 0)
     for row in np.flatnonzero(told):
         click = memory.click[row]
+        if unknown is not None and events[row] not in _FIRST and np.isnan(memory.negative[click]):
+            positive[row], negative[row] = unknown[0][row], unknown[1][row]
+            continue
         if np.isnan(
             positive[row] + negative[row]
         ):  # a look at a click whose first event was never taught: there is no f to look with

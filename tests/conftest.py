@@ -10,7 +10,7 @@ import pytest
 from services import Server, had_or_skipped, kafka_server, redis_server
 
 # How long an example takes says something of the machine, and of what else it does.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 

@@ -112,7 +112,7 @@ class Learner:
     Args:
         method: a name of `METHODS`, or "soft": that of `soft_labels.py`. tau_h, momentum_h: see above.
         starts_at: pCVR at first, over p.
-        own_from_h: from when on its own weights hold, hours of stream; None is w_a, as in `Teaching`.
+        own_from_h: from when on its own weights hold, hours of stream; None is w_a, as in `Teaching` where nothing is adjusted.
         straddling: what clicks are taught after that whose first event came before it: "corrections", as in `Teaching`; "es_dfm", what they began with;
             "nothing"; "looked at again": corrections of what today's f and F say of their last look.
         pctr_over_ctr: None is "composed"; else "esmm", the product made with such a pCTR. ctr: P(click).

@@ -24,8 +24,7 @@ SPEEDS = ((48.0, 0.0), (12.0, 0.0), (3.5, 0.0), (12.0, 9.0), (3.5, 9.0), (1.5, 7
 METHODS = {
     "oracle": Learner(method="oracle", tau_h=1),
     "es_dfm": Learner(method="es_dfm", tau_h=1),
-    "survival": Learner(method="survival", tau_h=1),
-    "survival, own weights from the first day": Learner(method="survival", tau_h=1, own_from_h=0),
+    "survival": Learner(method="survival", tau_h=1, own_from_h=0),
     "soft labels": Learner(method="soft", tau_h=1),
     "own weights from the first day": Learner(method="soft", tau_h=1, own_from_h=0),
     "straddling clicks end as es_dfm": Learner(method="soft", tau_h=1, straddling="es_dfm"),

@@ -115,7 +115,7 @@ def calibration_by_hour(
         if hour >= 1:
             first_f[hour - 1] = f
         seen = Seen(flat * f, flat * late, clicks.label, clicks.completed, first_f[made.clip(0)])
-        is_young = method.before_history is not None and hour < window_h
+        is_young = method.before_history is not None and not method.adjusts and hour < window_h
         own = method.pairs if not is_young else method.before_history or {}
         plus, minus = weigh(method.pairs, clicks.events, seen)
         if method.adjusts:
@@ -130,6 +130,9 @@ def calibration_by_hour(
         present = np.where((made >= 0) & np.isin(clicks.events, list(own)), clicks.share * traffic[made.clip(0)], 0.0)
         if rho:
             present = present * growing.ratio(made * HOUR_MS, at_ms=at_ms)
+        plus, minus = (
+            np.where(present > 0, weights, 0.0) for weights in (plus, minus)
+        )  # NaN of clicks before the first hour
         positive, negative = float(present @ plus), float(present @ minus)
         if objective == "composed":
             gradient = positive * (1 - f) - negative * f
