@@ -244,7 +244,10 @@ def test_a_schedule_asks_for_what_the_method_sees_and_for_every_age_but_the_firs
 
 
 def test_kinds_and_the_events_of_the_losses_have_one_number_and_name() -> None:
-    assert {kind.name: kind for kind in Kind if kind != Kind.OUTCOME} == {event.name: event for event in Event}
+    taught = {
+        event.name: event for event in Event if event != Event.HELD_OUT
+    }  # of any kind, where the gate judges by it
+    assert {kind.name: kind for kind in Kind if kind != Kind.OUTCOME} == taught
 
 
 def test_every_kind_stands_in_the_table_and_slots_are_in_the_order_of_the_contract() -> None:
