@@ -81,9 +81,10 @@ def init(log: Log) -> None:
 
     afterclick init LOG > settings.toml
     """
+    from streaming.console import print_settings
     from streaming.lab.look import suggest_settings
 
-    typer.echo(suggest_settings(log), nl=False)
+    print_settings(suggest_settings(log))
 
 
 @app.command()

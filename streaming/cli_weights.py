@@ -18,6 +18,17 @@ Run = Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")]
 
 
+def _of_run(run: Path) -> Path:
+    """Where a run keeps its weights; a directory that is no run is refused before anything is read or written."""
+    from streaming.adapters.directory_source import DirectoryError
+
+    if not ((run / "weights").is_dir() or (run / "run.json").is_file()):
+        raise DirectoryError(
+            f"RUN {run} holds no weights: name the directory that `afterclick replay`, `run` or `train` wrote"
+        )
+    return run / "weights"
+
+
 @weights.command("list")
 def weights_list(run: Run, as_json: Json = False) -> None:
     """List the versions that RUN has published, the newest last."""
@@ -25,9 +36,9 @@ def weights_list(run: Run, as_json: Json = False) -> None:
     from streaming.adapters.directory_source import DirectoryError, list_versions
     from streaming.lab.durations import utc
 
-    versions = list_versions(run / "weights")
+    versions = list_versions(_of_run(run))
     if not versions:
-        raise DirectoryError(f"{run / 'weights'} holds no weights: name the directory that `afterclick replay` wrote")
+        raise DirectoryError(f"RUN {run} has published no weights yet")
     if as_json:
         print_json(versions)
         return
@@ -59,7 +70,7 @@ def weights_show(
     """Show what a version was made of, as JSON; every byte of it is verified first."""
     from streaming.adapters.directory_source import read_version
 
-    published = read_version(run / "weights", name)
+    published = read_version(_of_run(run), name)
     typer.echo(msgspec.json.format(msgspec.json.encode(published.manifest), indent=2).decode())
 
 
@@ -75,7 +86,7 @@ def weights_diff(
     from streaming.adapters.directory_source import DirectorySource, parse_version
     from streaming.whole import read_whole
 
-    source = DirectorySource(run / "weights")
+    source = DirectorySource(_of_run(run))
     before, after = (read_whole(source, *parse_version(run / "weights", name)) for name in (one, other))
     found = difference(before, after)
     print_json(found) if as_json else typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
@@ -95,7 +106,7 @@ def weights_rollback(
     from streaming.settings import load
     from streaming.target_choice import every_target, source_of
 
-    parse_version(run / "weights", name)
+    parse_version(_of_run(run), name)
     settings = load(run / "settings.toml", os.environ)
     with ExitStack() as opened:
         targets = every_target(run, settings, os.environ)
@@ -115,6 +126,7 @@ def weights_release(run: Run) -> None:
     from streaming.settings import load
     from streaming.target_choice import every_target
 
+    _of_run(run)
     targets = every_target(run, load(run / "settings.toml", os.environ), os.environ)
     try:
         release(targets)

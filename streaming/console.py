@@ -46,6 +46,13 @@ def warn(text: str) -> None:
     ERR.print(f"afterclick: warning: {text}", style="yellow", markup=False)
 
 
+def print_settings(text: str) -> None:
+    """Settings on stdout, which may go into a file; on stderr that there are warnings among their comments."""
+    OUT.file.write(text)
+    if (count := text.count("# WARNING: ")) > 0:
+        warn(f"the settings hold {count} comments that begin with WARNING: read them before you use these")
+
+
 def note(lines: Sequence[str]) -> None:
     """What is good to know, on stderr."""
     for line in lines:

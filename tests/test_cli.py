@@ -107,6 +107,25 @@ def test_generate_tells_what_is_in_the_world(afterclick: Afterclick, tmp_path: P
     assert summary["impressions"] == 500
 
 
+@pytest.mark.parametrize("words", [("list",), ("show",), ("rollback", "000001-0000000001"), ("release",)])
+def test_of_a_directory_that_is_no_run_no_weights_are_looked_at_or_released(
+    words: tuple[str, ...], afterclick: Afterclick, log: Path
+) -> None:
+    before = sorted(log.rglob("*"))
+    command, *rest = words
+    done = afterclick("weights", command, log, *rest)
+    assert done.code == 1
+    assert f"RUN {log} holds no weights: name the directory that" in " ".join(done.err.split())
+    assert sorted(log.rglob("*")) == before
+
+
+def test_init_of_a_log_that_cannot_be_read_says_so_where_it_is_seen(afterclick: Afterclick, tmp_path: Path) -> None:
+    (tmp_path / "impressions.jsonl").write_bytes(b"\xff rubbish\n" * 5)
+    done = afterclick("init", tmp_path)
+    assert "# WARNING: " in done.out
+    assert "comments that begin with WARNING: read them before you use these" in " ".join(done.err.split())
+
+
 def test_init_writes_settings_that_replay_takes(afterclick: Afterclick, log: Path, tmp_path: Path) -> None:
     told = afterclick("init", log)
     assert told.code == 0

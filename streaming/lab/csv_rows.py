@@ -83,7 +83,8 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file} cannot be read beyond line {max(number - 1, 0)}: {error}; fetch it again") from error
     if not header:
-        raise SourceError(f"{file} is empty: expected a header with {', '.join(columns)}")
+        wanted = f" with {', '.join(columns)}" if columns else ""
+        raise SourceError(f"{file} is empty: its first line must be a header{wanted}")
 
 
 def _header(file: Path, cells: Sequence[str], columns: Sequence[str]) -> list[str]:

@@ -101,7 +101,9 @@ class TableSource:
                 self.database.unregister("chunk")
                 header = names
         if not header:
-            raise SourceError(f"{self.path} has no rows")
+            raise SourceError(
+                f"{self.path} has no rows: a table is a header and lines below it, each with a line end, as UTF-8 text"
+            )
         typed = ", ".join(
             f"{identifier(name)}::{kind} AS {identifier(name)}" for name, kind in self._types_of_cells(header, text)
         )

@@ -273,7 +273,8 @@ WRONG_TABLES = [
     ("id,shown\na,1714564800\n", {"click_time": "shown"}, "'shown' holds numbers: set time_unit = \"s\", \"ms\" or \"us\""),
     ("id,shown\na,2024-05-01\n", {"click_time": "shown", "impression_id": "id"}, "has no column left for a feature"),
     ("id,shown,a.b,a_b\na,2024-05-01,1,2\n", {"click_time": "shown"}, "has two columns for the feature 'a_b'"),
-    ("id,shown\n", {"click_time": "shown"}, "has no rows"),
+    ("id,shown\n", {"click_time": "shown"}, "has no rows: a table is a header and lines below it"),
+    ("", {"click_time": "shown"}, "table.csv is empty: its first line must be a header"),
     ("id,shown,shown\n", {"click_time": "shown"}, "has the column 'shown' twice"),
     ("id,shown,x\na,soon,1\n", {"click_time": "shown"}, "has no usable row; the first: table.csv:2: shown must be a time"),
 ]  # fmt: skip
