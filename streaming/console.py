@@ -50,7 +50,7 @@ def print_settings(text: str) -> None:
     """Settings on stdout, which may go into a file; on stderr that there are warnings among their comments."""
     OUT.file.write(text)
     if (count := text.count("# WARNING: ")) > 0:
-        warn(f"the settings hold {count} comments that begin with WARNING: read them before you use these")
+        warn(f"comments of these settings begin with WARNING ({count}): read them before you use these")
 
 
 def note(lines: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import BrokerError, connected, partitions_of_all, reaching
+from streaming.adapters.kafka_connection import BrokerError, partitions_of_all, reaching, reader
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.idleness import Idleness
@@ -91,15 +91,11 @@ class KafkaPolls:
         self.is_unreachable = False
         """Whether the brokers did not answer when they were last asked."""
         self._is_stopped = False
-        self._consumer = connected(
-            kafka.KafkaConsumer,
+        self._consumer = reader(
             settings.kafka,
             secret,
             group_id=None,
-            enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
             max_poll_records=settings.kafka.max_poll_records,
             # A broker answers one request at a time: what is resumed waits for as long as what is at its end is waited for.
             fetch_max_wait_ms=min(settings.kafka.poll_timeout_ms, 100),

@@ -55,6 +55,16 @@ def connected(make: Callable[..., Client], settings: Kafka, secret: Credentials,
         raise
 
 
+def reader(settings: Kafka, secret: Credentials, **options: Any) -> kafka.KafkaConsumer:
+    """A consumer that commits nothing of itself, makes no topic, and reads what transactions have committed.
+
+    Raises:
+        BrokerError: the brokers cannot be reached.
+    """
+    own = {"enable_auto_commit": False, "isolation_level": "read_committed", "allow_auto_create_topics": False}
+    return connected(kafka.KafkaConsumer, settings, secret, **own, **options)
+
+
 def _client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
     """What every client is made with.
 

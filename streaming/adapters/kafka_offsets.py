@@ -9,16 +9,15 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import connected, partitions_of_all, reaching
+from streaming.adapters.kafka_connection import partitions_of_all, reaching, reader
 from streaming.connection import Credentials
 from streaming.events import RecordKind
+from streaming.join_ports import EXAMPLES
 from streaming.records import PolledRecord
 from streaming.settings import Settings
 
 _ASK_MS = 2_000
 """How long to wait for a broker to say where its partitions end."""
-
-EXAMPLES = "examples"
 
 
 class KafkaOffsets:
@@ -41,15 +40,11 @@ class KafkaOffsets:
             raise
 
     def _consumer(self, group: str | None) -> kafka.KafkaConsumer:
-        return connected(
-            kafka.KafkaConsumer,
+        return reader(
             self._kafka,
             self._secret,
             group_id=group,
-            enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
             fetch_max_wait_ms=100,
             fetch_max_bytes=self._kafka.fetch_max_bytes,
             max_partition_fetch_bytes=self._kafka.max_partition_fetch_bytes,

@@ -11,7 +11,7 @@ import kafka.errors
 from kafka import TopicPartition
 
 from models.manifest import MissingWeightsError, Published, parse_name, version_name
-from streaming.adapters.kafka_connection import BrokerError, connected, reaching
+from streaming.adapters.kafka_connection import BrokerError, reaching, reader
 from streaming.chunks import Chunked, chunks_of, put_together
 from streaming.connection import Credentials, Kafka
 from streaming.ports import TargetError
@@ -44,16 +44,8 @@ class WeightsTopic:
         self.manifests: dict[str, Chunked] = {}
         self.offsets: dict[str, int] = {}
         try:
-            self._consumer = connected(
-                kafka.KafkaConsumer,
-                settings,
-                secret,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-                fetch_max_wait_ms=100,
+            self._consumer = reader(
+                settings, secret, group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=100
             )
         except BrokerError as error:
             raise KafkaWeightsError(str(error)) from error
