@@ -125,8 +125,6 @@ def test_init_of_a_log_that_cannot_be_read_says_so_where_it_is_seen(afterclick: 
     count = done.out.count("# WARNING: ")
     assert count > 0
     assert f"begin with WARNING ({count}): read them before you use these" in " ".join(done.err.split())
-        "\n", " "
-    )
 
 
 def test_init_writes_settings_that_replay_takes(afterclick: Afterclick, log: Path, tmp_path: Path) -> None:
