@@ -64,7 +64,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         normalization: `unit` mass, or as the `paper` has it, to reproduce one; with network.objective = "composed" only.
         horizons: steps from the observation to the attribution window at which `survival` and `dfm` look at open clicks again.
         kappa: whether an unclicked impression weighs as much as clicks teach at the time; off for studies alone.
-        growth: whether mass that arrives late is scaled by how much traffic has grown since its click; off for studies alone.
+        growth: whether mass that arrives late is scaled by how much more traffic there is now than about its click (rho); off for studies alone.
         delay_model: what tells how late conversions come: `hazard` by features, at every age; `global`, one curve for all clicks; `heads`,
             the papers' two probabilities at the observation window, taught by final labels. It matters to methods that look at S.
         delay_half_life_ms: event time in which what the delay model learned loses half its weight.

@@ -10,8 +10,8 @@ import numpy as np
 from models.batch import Float64, Int64
 
 _HOUR_MS = 3_600_000
-_DAY_MS = 24 * _HOUR_MS
-_MOST_GROWTH = 2.0
+_QUARTER_MS = _HOUR_MS // 4
+_MOST_CHANGE = 4.0
 
 
 class Kappa:
@@ -79,11 +79,13 @@ class Kappa:
 class Growth:
     """How much more traffic there is now than when a click was made: what mass that arrives late must be multiplied by.
 
-    When traffic grows, a label that comes w_a after its click stands for fewer clicks than one that comes at once. rho =
-    r(now) / r(click), r being the CLICKED of the day up to then: whole days, or every night would be a decline. It is held
-    within 1/2 and 2, and is 1 until both days lie within the stream.
+    A conversion that comes five hours after its click stands beside the fresh clicks of now. Where those are fewer, as by night, or more, as
+    in a morning and where traffic grows, the labels of a batch are not those of any steady traffic, and a learner that is quick enough follows
+    the rhythm of the day up and down. rho = r(now) / r(click) makes them those of a traffic that had always been as it is now. r is
+    CLICKED an hour: from an hour before a click to an hour after it, and over the last two hours in which there were clicks. It is held
+    within 1/4 and 4, and is 1 for clicks from before the stream.
 
-    Clicks are counted by hour, and within an hour as if they came evenly.
+    Clicks are counted by quarters of an hour, and within one as if they came evenly.
 
     Args:
         reach_ms: how old a click may be that is asked for.
@@ -93,12 +95,12 @@ class Growth:
         >>> for hour in range(96):  # twice the clicks from the third day on
         ...     growth.update(clicks=100 if hour < 48 else 200, at_ms=(hour + 1) * 3_600_000)
         >>> day = 86_400_000
-        >>> growth.ratio(np.array([4 * day, 2 * day, day // 2]), at_ms=4 * day).tolist()
-        [1.0, 2.0, 1.0]
+        >>> growth.ratio(np.array([4 * day, 3 * day, day, -day]), at_ms=4 * day).tolist()
+        [1.0, 1.0, 2.0, 1.0]
     """
 
     def __init__(self, *, reach_ms: int) -> None:
-        self._reach_ms = reach_ms + 2 * _DAY_MS
+        self._reach_ms = reach_ms + 2 * _HOUR_MS
         self._ends_ms: list[int] = []  # ascending; how many clicks there had been up to each
         self._counts: list[int] = []
 
@@ -113,9 +115,9 @@ class Growth:
             self._ends_ms, self._counts = [at_ms], [0]
         at_ms = max(at_ms, self._ends_ms[-1])
         count = self._counts[-1] + clicks
-        # The last point moves along until its hour is over.
+        # The last point moves along until its quarter is over.
         last, before = self._ends_ms[-1], self._ends_ms[-2:-1]
-        if before and (at_ms == last or at_ms // _HOUR_MS == before[0] // _HOUR_MS):
+        if before and (at_ms == last or at_ms // _QUARTER_MS == before[0] // _QUARTER_MS):
             self._ends_ms[-1], self._counts[-1] = at_ms, count
         else:
             self._ends_ms.append(at_ms)
@@ -129,15 +131,19 @@ class Growth:
             return np.ones(len(clicks_ms))
         ends, counts = np.array(self._ends_ms, np.float64), np.array(self._counts, np.float64)
 
-        def of_the_day(times: Float64) -> Float64:
-            return np.interp(times, ends, counts) - np.interp(times - _DAY_MS, ends, counts)
+        def rate(from_ms: Float64, to_ms: Float64) -> Float64:
+            from_ms, to_ms = np.maximum(from_ms, ends[0]), np.minimum(to_ms, ends[-1])
+            came = np.interp(to_ms, ends, counts) - np.interp(from_ms, ends, counts)
+            return np.divide(came, to_ms - from_ms, out=np.zeros(len(came)), where=to_ms > from_ms)
 
-        now = min(at_ms, self._ends_ms[-1])
+        passed = max(int(np.searchsorted(ends, at_ms, "right")) - 1, 0)
+        now = ends[np.searchsorted(counts, counts[passed])]  # when the last click had been counted
         then = np.minimum(clicks_ms.astype(np.float64), now)
-        today, its_day = of_the_day(np.array([now], np.float64)), of_the_day(then)
-        known = (then - _DAY_MS >= ends[0]) & (its_day > 0)
-        ratio = np.divide(today, its_day, out=np.ones(len(then)), where=known)
-        return np.clip(ratio, 1 / _MOST_GROWTH, _MOST_GROWTH)
+        today = rate(np.array([now - 2 * _HOUR_MS]), np.array([now]))
+        its_time = rate(then - _HOUR_MS, then + _HOUR_MS)
+        known = (then >= ends[0]) & (its_time > 0) & (today > 0)
+        ratio = np.divide(today, its_time, out=np.ones(len(then)), where=known)
+        return np.clip(ratio, 1 / _MOST_CHANGE, _MOST_CHANGE)
 
     def snapshot(self) -> dict[str, Any]:
         """Its counts, as JSON takes them."""

@@ -93,19 +93,22 @@ def calibration_by_hour(
     objective: str = "composed",
     kappa: bool = True,
     rho: bool = True,
+    momentum_h: float = 0.0,
 ) -> Float64:
     """pCVR over the true rate, at the start of each hour of a stream that has no history: (hours,).
 
     Args:
         step: how far the weight moves for a gradient of 1 a click of the first hour.
         starts_at: pCVR at first.
+        momentum_h: how many hours of gradients a step is the mean of.
     """
     late = 1.0 if method.observes_at_click else LATE
     clicks, hours = Clicks(window_h=window_h, horizons=horizons, late=late), 24 * days
     traffic = CLICKS_AN_HOUR * (1 + growth_per_day) ** (np.arange(hours) / 24)
     growing, mass = Growth(reach_ms=window_h * HOUR_MS), Kappa(half_life_ms=12 * HOUR_MS)
     weight, flat, found = float(np.log(starts_at / (1 - starts_at))), np.ones(len(clicks.events)), np.zeros(hours)
-    first_f = np.full(hours, np.nan)
+    first_f, velocity = np.full(hours, np.nan), 0.0
+    kept = float(np.exp(-1 / momentum_h)) if momentum_h else 0.0
     # What clicks made at an hour have been taught after so many looks: a+ and a-.
     taught = np.full((2, hours, clicks.looks + 1), np.nan)
     for hour in range(hours):
@@ -140,7 +143,8 @@ def calibration_by_hour(
             product = CTR * f
             unclicked = traffic[hour] * (1 - CTR) / CTR * (mass.value if kappa else 1.0)
             gradient = (1 - f) * (positive - (negative + unclicked) * product / (1 - product))
-        weight += step * gradient / CLICKS_AN_HOUR
+        velocity = kept * velocity + (1 - kept) * gradient
+        weight += step * velocity / CLICKS_AN_HOUR
         growing.update(clicks=round(traffic[hour]), at_ms=at_ms)
         mass.update(mass=positive + negative, clicks=round(traffic[hour]), at_ms=at_ms)
     return found
@@ -157,12 +161,14 @@ def test_survival_stays_put_under_large_steps(step):
     assert np.abs(settled - 1).max() < 0.02
 
 
-@pytest.mark.parametrize("step", [0.3, 1.0])
-def test_lent_positives_swing_under_them_by_several_times_as_much(step):
+@pytest.mark.parametrize("momentum_h", [7.0, 10.0])
+def test_lent_positives_swing_ever_further_where_steps_have_momentum(momentum_h):
     soft, own = (
-        np.abs(calibration_by_hour(method, step=step, **LARGE_STEPS)[4 * 24 :] - 1).max() for method in (SOFT, SURVIVAL)
+        np.abs(calibration_by_hour(method, step=6.0, momentum_h=momentum_h, **LARGE_STEPS) - 1)
+        for method in (SOFT, SURVIVAL)
     )
-    assert soft > 3 * own
+    assert own[5 * 24 :].max() < 0.02
+    assert soft[8 * 24 :].max() > 0.3 > 2 * soft[3 * 24 : 5 * 24].min()
 
 
 @pytest.mark.parametrize("step", [0.3, 1.0])

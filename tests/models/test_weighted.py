@@ -92,9 +92,14 @@ def test_cost_and_slopes_are_what_its_parts_add_up_to(seed: int, scale: float) -
 
     def nats(ctr: Float64, cvr: Float64) -> float:
         click, conversion = 1 / (1 + np.exp(-ctr)), 1 / (1 + np.exp(-cvr))
-        total = -told.clicked @ np.log(click) - told.unclicked @ np.log1p(-click)
-        total -= told.product[0] @ np.log(click * conversion) + told.product[1] @ np.log1p(-click * conversion)
-        return float(total - told.composed[0] @ np.log(conversion) - told.composed[1] @ np.log1p(-conversion))
+        no_click, no_conversion = (
+            1 / (1 + np.exp(ctr)),
+            1 / (1 + np.exp(cvr)),
+        )  # one less another near it would lose its digits
+        total = -told.clicked @ np.log(click) - told.unclicked @ np.log(no_click)
+        total -= told.product[0] @ np.log(click * conversion)
+        total -= told.product[1] @ np.log(no_click + click * no_conversion)
+        return float(total - told.composed[0] @ np.log(conversion) - told.composed[1] @ np.log(no_conversion))
 
     cost = told.cost(ctr_logit, cvr_logit)
     assert cost.nats == pytest.approx(nats(ctr_logit, cvr_logit), rel=1e-6, abs=1e-6)
