@@ -16,7 +16,7 @@ from models.manifest import DamagedWeightsError, Manifest
 from models.weights import Weights, is_of_table, tables_of
 
 
-class WrongBaseError(ValueError):
+class WrongBaseError(DamagedWeightsError):
     """A delta was to be laid over another version than the one it is a delta to."""
 
 
@@ -31,7 +31,7 @@ def whole(weights: Weights) -> Weights:
         raise WrongBaseError(
             f"version {manifest.name} is a delta to {manifest.base_name}: lay it over that one, it is not complete in itself"
         )
-    return Weights(_bare(weights), _tensors_of(weights, tables_of(weights.tensors)))
+    return Weights(_bare(weights), _tensors_of(weights, tables_of(weights.tensors)), weights.digest)
 
 
 def applied(base: Weights, delta: Weights) -> Weights:
@@ -56,6 +56,11 @@ def applied(base: Weights, delta: Weights) -> Weights:
             f"version {manifest.name} is a delta to {manifest.base_name} (got {base.manifest.name}, a {base.manifest.kind}): "
             "read the newest snapshot and the deltas after it in order"
         )
+    if None not in (base.digest, manifest.base_digest) and base.digest != manifest.base_digest:
+        raise WrongBaseError(
+            f"version {manifest.name} is a delta to another {manifest.base_name} than this one: a run of its own has published "
+            "under the same names; read its newest snapshot and the deltas after it in order"
+        )
     old, new = tables_of(base.tensors), tables_of(delta.tensors)
     if old.keys() != new.keys():
         raise DamagedWeightsError(
@@ -69,7 +74,7 @@ def applied(base: Weights, delta: Weights) -> Weights:
                 f"{table} of version {manifest.name} has no rows or no gone beside its {len(ids)} ids: it is no delta"
             )
         laid[table] = _laid(old[table], (rows.long(), ids, vectors, gone), f"{table} of version {manifest.name}")
-    return Weights(_bare(delta), _tensors_of(delta, laid))
+    return Weights(_bare(delta), _tensors_of(delta, laid), delta.digest)
 
 
 def _laid(
@@ -99,7 +104,14 @@ def _laid(
 def _bare(weights: Weights) -> Manifest:
     """What is true of the version whether it was written as a snapshot or as a delta."""
     return msgspec.structs.replace(
-        weights.manifest, kind="snapshot", base_epoch=None, base_version=None, columns=(), tensors={}, parts={}
+        weights.manifest,
+        kind="snapshot",
+        base_epoch=None,
+        base_version=None,
+        base_digest=None,
+        columns=(),
+        tensors={},
+        parts={},
     )
 
 

@@ -72,6 +72,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         recalibrated_by: the feature whose values have maps of their own, where there are `recalibration.*`; None: no feature has.
         kind: a snapshot is complete in itself; a delta is laid over its base.
         base_epoch, base_version: which version a delta is a delta to, of the same epoch; None for a snapshot.
+        base_digest: the `digest` of that version: another run's may have the same name. None for a snapshot.
         republishes: the name of the older version whose tensors these are, after a rollback.
         watermark_ms: how far event time had come; None if nothing had been seen.
         offsets: how far the input was read: file or `topic[partition]` -> position.
@@ -96,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["snapshot", "delta"] = "snapshot"
     base_epoch: int | None = None
     base_version: int | None = None
+    base_digest: str | None = None
     republishes: str | None = None
     watermark_ms: int | None = None
     offsets: dict[str, int] = {}
@@ -127,6 +129,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """How the version is called."""
         return version_name(self.epoch, self.version)
+
+    @property
+    def digest(self) -> str:
+        """Tells its tensors, and those that it is laid over, from all others: by the digests of its parts, which must be filled in."""
+        parts = "".join(f"{name} {part.sha256}\n" for name, part in sorted(self.parts.items()))
+        return hashlib.sha256(f"{self.base_digest or ''}\n{parts}".encode()).hexdigest()
 
     @property
     def base_name(self) -> str | None:

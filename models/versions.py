@@ -16,13 +16,13 @@ from models.weights import Weights
 class Versions:
     """Versions of a learner's weights, one after the other.
 
-    A version is a delta to the one before it if that one was published under the same epoch, and fewer than
-    `snapshot_every` versions ago there was a snapshot. What was made and not published (`published` was not called) is
+    A version is a delta to the one before it if that one was published under the same epoch, and not `snapshot_every` - 1
+    deltas stand behind the last snapshot (numbers that were left out do not count). What was made and not published (`published` was not called) is
     nobody's base: the next one is a snapshot.
 
     Args:
         learner: whose weights they are.
-        snapshot_every: every so many versions at least there is a snapshot; 1 is snapshots alone.
+        snapshot_every: of so many versions that are published one after the other, at least one is a snapshot; 1 is snapshots alone.
         epsilon: a row that has moved no farther than this (L2) from what was last published of it is left out of a delta.
             Distances add up: however slowly it moves, what readers have is never farther off. Above 0 it costs a copy of
             all vectors.
@@ -37,7 +37,7 @@ class Versions:
         self._base: Manifest | None = None
         self._base_step = self._step = 0  # at the base, and at the version made last
         self._made: Mapping[str, torch.Tensor] = {}  # what the version made last holds, before it was packed
-        self._snapshot_version = 0
+        self._deltas = 0  # published since the last snapshot
         self._shown: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # ids and vectors as they were last published
 
     def make(self, manifest: Manifest, others: Mapping[str, torch.Tensor], *, snapshot: bool = False) -> Weights:
@@ -50,22 +50,20 @@ class Versions:
         """
         gone = self._learner.take_evicted()  # also where nobody asks for them: they belong to this version
         base, self._base = self._base, None
-        is_due = manifest.version - self._snapshot_version >= self._snapshot_every
+        is_due = self._deltas + 1 >= self._snapshot_every
         if base is None or base.epoch != manifest.epoch or snapshot or is_due:
             return self._weights(manifest, self._learner.published() | dict(others))
         tensors = self._learner.published_since(self._base_step)
         if self._epsilon > 0:
             tensors = self._moved(tensors)
         tensors |= {f"{name.removesuffix('.ids')}.gone": ids for name, ids in gone.items()}
-        manifest = msgspec.structs.replace(manifest, kind="delta", base_epoch=base.epoch, base_version=base.version)
-        return self._weights(manifest, tensors | dict(others))
+        of_base = {"base_epoch": base.epoch, "base_version": base.version, "base_digest": base.digest}
+        return self._weights(msgspec.structs.replace(manifest, kind="delta", **of_base), tensors | dict(others))
 
-    def published(self, weights: Weights) -> None:
-        """Takes note that the version made last, this one, is there to be a base."""
-        manifest = weights.manifest
+    def published(self, manifest: Manifest) -> None:
+        """Takes note that the version made last is there to be a base, under this manifest, in which its parts are told."""
         self._base, self._base_step = manifest, self._step
-        if manifest.kind == "snapshot":
-            self._snapshot_version = manifest.version
+        self._deltas = 0 if manifest.kind == "snapshot" else self._deltas + 1
         if self._epsilon > 0:
             self._note(self._made)
 

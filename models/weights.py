@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -47,6 +47,7 @@ class Weights:
         tensors: CPU tensors. What starts with `table` goes to the rows: `table_D.ids` (rows,), `table_D.vectors` (rows, D) and, for
             vectors of bytes, `table_D.scales` (rows,); in a delta `table_D.rows` (rows,), their numbers, and `table_D.gone`, the ids
             that left. All else is dense, and whole in a delta too.
+        digest: of the manifest that it was published with; None where it has not been.
 
     Example:
         >>> from models.schema import Network
@@ -58,6 +59,7 @@ class Weights:
 
     manifest: Manifest
     tensors: Mapping[str, torch.Tensor]
+    digest: str | None = field(default=None, compare=False)
 
 
 def encode(weights: Weights) -> Published:
@@ -106,7 +108,7 @@ def decode(published: Published) -> Weights:
                     f"its manifest says {expected.get(name)}"
                 )
         tensors |= loaded
-    return Weights(manifest, dict(sorted(tensors.items())))
+    return Weights(manifest, dict(sorted(tensors.items())), manifest.digest)
 
 
 def is_of_table(name: str) -> bool:

@@ -15,7 +15,7 @@ from streaming.settings import SettingsError, load
 
 def join(
     config: Annotated[
-        Path | None, typer.Option("--config", help="Settings (TOML); [kafka] says which brokers and topics.")
+        Path | None, typer.Option("--config", help="Settings (TOML); \\[kafka] says which brokers and topics.")
     ] = None,
     store: Annotated[
         str,

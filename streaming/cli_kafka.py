@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 topics = typer.Typer(no_args_is_help=True, help="Make the topics of a model, and look at them.")
 
 Config = Annotated[
-    Path | None, typer.Option("--config", help="Settings (TOML); [kafka] says which brokers and topics.")
+    Path | None, typer.Option("--config", help="Settings (TOML); \\[kafka] says which brokers and topics.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")]
 

@@ -24,7 +24,7 @@ Out = Annotated[Path, typer.Option("--out", help="Directory of the run; gone on 
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="Settings (TOML); [kafka] says which brokers and topics. Default: OUT/settings.toml."
+        "--config", help="Settings (TOML); \\[kafka] says which brokers and topics. Default: OUT/settings.toml."
     ),
 ]
 From = Annotated[

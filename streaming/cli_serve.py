@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,7 +42,7 @@ def serve(
         Path | None,
         typer.Option(
             "--config",
-            help="Settings (TOML); [serving] counts. Default: settings.toml beside the weights, else the defaults.",
+            help="Settings (TOML), of which \\[serving] counts. Default: settings.toml beside the weights, else the defaults.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
@@ -73,7 +72,11 @@ def serve(
     api_key = os.environ.get(API_KEY)
     if api_key == "":
         raise SettingsError(f"{API_KEY} must not be empty: set it to a key, or unset it to ask for none")
-    reader = WeightsReader(source, clock=lambda: time.time_ns() // 1_000_000)
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise SettingsError(
+            f"{API_KEY} must be printable ASCII without a space at either end: clients write other characters in other ways"
+        )
+    reader = WeightsReader(source)
     with closing(_listen(host, port)) as listener, following(reader, poll_ms=poll_ms):
         for reason in not_ready(reader, settings.serving):
             warn(f"not ready yet; {reason}")

@@ -14,19 +14,21 @@ from streaming.console import print_json, print_table, warn
 
 weights = typer.Typer(no_args_is_help=True, help="Look at published weights, and put older ones back.")
 
-Run = Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")]
+Run = Annotated[Path, typer.Argument(help="Directory of a run, or its weights.", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead.")]
 
 
-def _of_run(run: Path) -> Path:
-    """Where a run keeps its weights; a directory that is no run is refused before anything is read or written."""
+def _run_of(run: Path) -> Path:
+    """The run that is meant: itself, or its weights. A directory that is neither is refused before anything is read or written."""
     from streaming.adapters.directory_source import DirectoryError
 
+    if run.resolve().name == "weights" and (run / "epochs").is_dir():
+        return run.resolve().parent
     if not ((run / "weights").is_dir() or (run / "run.json").is_file()):
         raise DirectoryError(
             f"RUN {run} holds no weights: name the directory that `afterclick replay`, `run` or `train` wrote"
         )
-    return run / "weights"
+    return run
 
 
 @weights.command("list")
@@ -36,7 +38,8 @@ def weights_list(run: Run, as_json: Json = False) -> None:
     from streaming.adapters.directory_source import DirectoryError, list_versions
     from streaming.lab.durations import utc
 
-    versions = list_versions(_of_run(run))
+    run = _run_of(run)
+    versions = list_versions(run / "weights")
     if not versions:
         raise DirectoryError(f"RUN {run} has published no weights yet")
     if as_json:
@@ -64,21 +67,24 @@ def weights_list(run: Run, as_json: Json = False) -> None:
 def weights_show(
     run: Run,
     name: Annotated[
-        str | None, typer.Argument(help="EPOCH-VERSION as listed; default: the current one.", metavar="VERSION")
+        str | None,
+        typer.Argument(
+            help="EPOCH-VERSION as listed, or the number alone; default: the current one.", metavar="VERSION"
+        ),
     ] = None,
 ) -> None:
     """Show what a version was made of, as JSON; every byte of it is verified first."""
     from streaming.adapters.directory_source import read_version
 
-    published = read_version(_of_run(run), name)
+    published = read_version(_run_of(run) / "weights", name)
     typer.echo(msgspec.json.format(msgspec.json.encode(published.manifest), indent=2).decode())
 
 
 @weights.command("diff")
 def weights_diff(
     run: Run,
-    one: Annotated[str, typer.Argument(help="The earlier version.", metavar="A")],
-    other: Annotated[str, typer.Argument(help="The later version.", metavar="B")],
+    one: Annotated[str, typer.Argument(help="The earlier version, as listed, or its number.", metavar="A")],
+    other: Annotated[str, typer.Argument(help="The later version, likewise.", metavar="B")],
     as_json: Json = False,
 ) -> None:
     """Say what changed from one version to another: rows added, gone and moved most, dense layers."""
@@ -86,8 +92,9 @@ def weights_diff(
     from streaming.adapters.directory_source import DirectorySource, parse_version
     from streaming.whole import read_whole
 
-    source = DirectorySource(_of_run(run))
-    before, after = (read_whole(source, *parse_version(run / "weights", name)) for name in (one, other))
+    path = _run_of(run) / "weights"
+    source = DirectorySource(path)
+    before, after = (read_whole(source, *parse_version(path, name)) for name in (one, other))
     found = difference(before, after)
     print_json(found) if as_json else typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
@@ -95,18 +102,20 @@ def weights_diff(
 @weights.command("rollback")
 def weights_rollback(
     run: Run,
-    name: Annotated[str, typer.Argument(help="EPOCH-VERSION as listed.", metavar="VERSION")],
+    name: Annotated[str, typer.Argument(help="EPOCH-VERSION as listed, or the number alone.", metavar="VERSION")],
 ) -> None:
     """Publish an older version anew, wherever RUN publishes, and hold publishing until `weights release`.
 
     The run may go on meanwhile: it learns, and what it would publish is refused.
     """
+    from models.manifest import version_name
     from streaming.adapters.directory_source import DirectorySource, parse_version
     from streaming.rollback import roll_back
     from streaming.settings import load
     from streaming.target_choice import every_target, source_of
 
-    parse_version(_of_run(run), name)
+    run = _run_of(run)
+    name = version_name(*parse_version(run / "weights", name))
     settings = load(run / "settings.toml", os.environ)
     with ExitStack() as opened:
         targets = every_target(run, settings, os.environ)
@@ -126,7 +135,7 @@ def weights_release(run: Run) -> None:
     from streaming.settings import load
     from streaming.target_choice import every_target
 
-    _of_run(run)
+    run = _run_of(run)
     targets = every_target(run, load(run / "settings.toml", os.environ), os.environ)
     try:
         release(targets)

@@ -105,6 +105,8 @@ class FeatureReader:
         numbers = np.empty((len(own) - len(self._salts), rows), np.float64)
         for place, (column, (value,)) in enumerate(zip(own, common, strict=True)):
             is_shared = column.count(None) == rows
+            if place >= self._words and place < len(self._salts):
+                value = (value or ())[-self._bags[place - self._words][0] :]  # before it is said of every row
             if not is_shared and value is not None:
                 column = [value if each is None else each for each in column]
             if place >= len(self._salts):
@@ -115,8 +117,8 @@ class FeatureReader:
                 salt = self._salts[place]
                 digests.append(salt.digests([value]) * rows if is_shared else salt.digests(column))
             elif is_shared:
-                lengths.append(np.full(rows, len(value or ()), np.int64))
-                digests.append(self._salts[place].digests(value or ()) * rows)
+                lengths.append(np.full(rows, len(value), np.int64))
+                digests.append(self._salts[place].digests(value) * rows)
             else:
                 lists = [words or () for words in column]
                 lengths.append(np.fromiter(map(len, lists), np.int64, rows))

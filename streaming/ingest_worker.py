@@ -53,3 +53,4 @@ def _listen(stdin: BinaryIO, stop: threading.Event) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
+    os._exit(0)  # `_listen` sleeps in stdin's buffer and holds its lock, which the interpreter would want as it ends

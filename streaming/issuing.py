@@ -74,7 +74,8 @@ class Issuing:
             self._refuse(weights, refused.says)
             return refused.reason
         try:
-            self._publisher.publish(encode(weights))
+            published = encode(weights)
+            self._publisher.publish(published)
         except GapError:  # somebody took the base away
             return self.issue(manifest, figures, snapshot=True, at_cut=at_cut)
         except HeldError:
@@ -85,7 +86,7 @@ class Issuing:
                 raise
             self._keep_passed(at_cut)
             return "held"  # of this epoch, it can only be a rollback that has been released meanwhile
-        self._versions.published(weights)
+        self._versions.published(published.manifest)
         self._held_out.passed(compared)
         self._keep_passed(at_cut)
         return None

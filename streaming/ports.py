@@ -141,6 +141,9 @@ class Target(Protocol):
     def issue_epoch(self, *, at_least: int = 1) -> int:
         """A new epoch, greater than any that was issued or published here; the one issued last, if that is `at_least` as great."""
 
+    def newest_epoch(self) -> int:
+        """The greatest epoch that was issued or published here; 0 before the first."""
+
     def publish(self, published: Published, *, past_hold: bool = False) -> str:
         """Makes a version visible, whole or not at all; its name. `past_hold`: even where publishing is held."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import msgspec
 
 from models.batch import Float64
 from models.frozen import FrozenModel, Scored
-from models.manifest import Manifest, MissingWeightsError
+from models.manifest import Manifest, MissingWeightsError, version_name
 from models.weights import Weights
 from streaming.features import FeatureReader
 from streaming.fields import Raw
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _MOST_SKIPPED = 64  # looks in a row that pass by a version that was refused, as it may be mended
 _EMPTY = b"{}"
+
+
+def _utc_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class NoWeightsError(Exception):
@@ -93,22 +98,23 @@ class WeightsReader:
 
     Args:
         source: where versions are read.
-        clock: processing time, UTC epoch milliseconds.
+        clock: processing time, UTC epoch milliseconds; by default that of this machine.
 
     Attributes:
         swaps: versions taken into service so far.
-        refused: why -> versions refused, each counted once: `damaged`, `missing` (it, or what it is a delta to), `unreadable`.
+        refused: why -> versions refused, each counted once: `damaged`, `missing` (it, or what it is a delta to), `unreadable`, `older`
+            than the one in service (a new run in the place of the one that is followed: start the reader anew).
         last_refusal: what was said of the last one; None while the newest is in service.
 
     Example:
         >>> from pathlib import Path
         >>> from streaming.adapters.directory_source import DirectorySource
-        >>> reader = WeightsReader(DirectorySource(Path("nowhere")), clock=lambda: 0)
+        >>> reader = WeightsReader(DirectorySource(Path("nowhere")))
         >>> reader.poll(), reader.served
         (False, None)
     """
 
-    def __init__(self, source: WeightsSource, *, clock: Callable[[], int]) -> None:
+    def __init__(self, source: WeightsSource, *, clock: Callable[[], int] = _utc_ms) -> None:
         self._source = source
         self._clock = clock
         self._lock = Lock()  # of `poll`: two threads must not swap past each other
@@ -116,7 +122,7 @@ class WeightsReader:
         self._refused: tuple[int, int] | None = None
         self._skip = self._skipped = 0
         self.swaps = 0
-        self.refused: dict[str, int] = {"damaged": 0, "missing": 0, "unreadable": 0}
+        self.refused: dict[str, int] = {"damaged": 0, "missing": 0, "unreadable": 0, "older": 0}
         self.last_refusal: str | None = None
         self.looked_ms: int | None = None
         """Processing time of the last look that got an answer."""
@@ -171,7 +177,17 @@ class WeightsReader:
             return False
         self.looked_ms = self._clock()
         held = self._served
-        if newest is None or (held is not None and newest <= held.version):
+        if held is not None and (newest is None or newest < held.version):
+            there = (
+                "nothing is published there any more" if newest is None else f"{version_name(*newest)} is current there"
+            )
+            self._refuse(
+                "older",
+                None,
+                ValueError(f"{there}, which is older than {held.manifest.name}, in service: a reader never goes back"),
+            )
+            return False
+        if newest is None or (held is not None and newest == held.version):
             self.last_refusal = None
             return False
         if newest == self._refused and self._skipped < self._skip:

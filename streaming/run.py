@@ -72,6 +72,7 @@ class Run:
         refuse_unusable(settings)
         self._output = RunDirectory(out, OUTPUTS)
         self._targets: Targets | None = None
+        was_fresh = self._output.is_fresh
         try:
             cuts = CutDirectory(out / "cuts", settings)
             cut, tensors = self._cut_to_resume(cuts) if resume else self._fresh()
@@ -98,6 +99,8 @@ class Run:
         except BaseException:
             if self._targets is not None:
                 self._targets.close()
+            if was_fresh:
+                self._output.clear()  # so that the same command can be given again
             self._output.close()
             raise
 

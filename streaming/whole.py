@@ -15,15 +15,16 @@ def read_whole(source: WeightsSource, epoch: int, version: int, *, held: Weights
 
     Args:
         source: where it is read. epoch, version: which one.
-        held: a whole version that is at hand; what is a delta to it is laid over it, and nothing before it is read.
+        held: a whole version that is at hand; what is a delta to it is laid over it, and nothing before it is read. One of the same name
+            that another run has published is left aside.
 
     Raises:
         MissingWeightsError: it is not there, or one that it is a delta to. DamagedWeightsError: one of them is damaged, or another
             than was asked for. TargetError: the source cannot be read now.
     """
     deltas: list[Published] = []
-    wanted, weights = (epoch, version), held
-    while weights is None or (weights.manifest.epoch, weights.manifest.version) != wanted:
+    wanted, weights, digest = (epoch, version), held, None
+    while weights is None or not _is(weights, wanted, digest):
         found = source.fetch(*wanted)
         manifest = found.manifest
         if (manifest.epoch, manifest.version) != wanted:
@@ -38,7 +39,12 @@ def read_whole(source: WeightsSource, epoch: int, version: int, *, held: Weights
             raise DamagedWeightsError(
                 f"version {manifest.name} hangs on more than {_LONGEST} deltas: publish a snapshot"
             )
-        wanted = manifest.base_epoch, manifest.base_version
+        wanted, digest = (manifest.base_epoch, manifest.base_version), manifest.base_digest
     for delta in reversed(deltas):
         weights = applied(weights, decode(delta))
     return weights
+
+
+def _is(held: Weights, wanted: tuple[int, int], digest: str | None) -> bool:
+    named = (held.manifest.epoch, held.manifest.version) == wanted
+    return named and (None in (digest, held.digest) or digest == held.digest)

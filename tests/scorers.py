@@ -60,6 +60,7 @@ def tiny(
     logit: float = 0.0,
     rows: Mapping[int, float] | None = None,
     base: int | None = None,
+    base_digest: str | None = None,
     watermark_ms: int | None = None,
 ) -> Published:
     """A version whose logits are all `logit`, with rows of these ids; a delta if it has a base."""
@@ -75,7 +76,7 @@ def tiny(
     }
     of_delta: dict[str, object] = {}
     if base is not None:
-        of_delta = {"kind": "delta", "base_epoch": epoch, "base_version": base}
+        of_delta = {"kind": "delta", "base_epoch": epoch, "base_version": base, "base_digest": base_digest}
         tensors |= {
             "table_2.rows": torch.arange(len(ids), dtype=torch.int32),
             "table_2.gone": torch.zeros(0, dtype=torch.int64),

@@ -119,6 +119,18 @@ def test_of_a_directory_that_is_no_run_no_weights_are_looked_at_or_released(
     assert sorted(log.rglob("*")) == before
 
 
+def test_a_start_that_is_refused_leaves_nothing_behind(afterclick: Afterclick, log: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away.toml"
+    away.write_text(
+        f"{(log / 'settings.toml').read_text()}\n"
+        '[publishing]\ntargets = ["directory", "redis"]\n[redis]\nurl = "redis://127.0.0.1:9/0"\ntimeout_ms = 200\n'
+    )
+    refused = afterclick("replay", log, "--config", away, "--out", tmp_path / "run")
+    assert (refused.code, "redis://127.0.0.1:9/0" in refused.err) == (1, True)
+    assert list((tmp_path / "run").iterdir()) == []
+    assert afterclick("replay", log, "--config", log / "settings.toml", "--out", tmp_path / "run").code == 0
+
+
 def test_init_of_a_log_that_cannot_be_read_says_so_where_it_is_seen(afterclick: Afterclick, tmp_path: Path) -> None:
     (tmp_path / "impressions.jsonl").write_bytes(b"\xff rubbish\n" * 5)
     done = afterclick("init", tmp_path)
@@ -212,7 +224,10 @@ def test_weights_can_be_listed_shown_and_compared(afterclick: Afterclick, finish
     assert "current" in told.out
     assert json.loads(afterclick("weights", "show", finished).out)["version"] == int(names[-1][-10:])
     assert json.loads(afterclick("weights", "show", finished, names[0]).out)["version"] == int(names[0][-10:])
-    assert json.loads(afterclick("weights", "diff", finished, names[0], names[-1], "--json").out)
+    by_name = json.loads(afterclick("weights", "diff", finished, names[0], names[-1], "--json").out)
+    first, last = (str(int(names[number][7:])) for number in (0, -1))
+    assert json.loads(afterclick("weights", "diff", finished / "weights", first, last, "--json").out) == by_name
+    assert json.loads(afterclick("weights", "show", finished / "weights", last).out)["version"] == int(last)
 
 
 def test_an_older_version_is_put_back_and_publishing_is_held_until_it_is_released(

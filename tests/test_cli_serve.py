@@ -96,12 +96,17 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch,
     assert says in capsys.readouterr().err
 
 
-def test_an_empty_key_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("AFTERCLICK_SERVING__API_KEY", "")
+@pytest.mark.parametrize(
+    ("key", "says"), [("", "must not be empty"), ("clé", "must be printable ASCII"), ("k ", "a space")]
+)
+def test_a_key_that_no_client_could_send_is_refused(key, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AFTERCLICK_SERVING__API_KEY", key)
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--weights", str(tmp_path)])
     assert ended.value.code == 2
-    assert "AFTERCLICK_SERVING__API_KEY must not be empty" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "AFTERCLICK_SERVING__API_KEY must" in said
+    assert says in said
 
 
 def test_its_help_tells_of_the_key():

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.chains import retained
-from models.manifest import Manifest, Published, encode_manifest, verify
+from models.manifest import Manifest, Published, encode_manifest, parse_name, verify
 from streaming.adapters.directory_source import (
     DIGEST,
     MANIFEST,
@@ -73,10 +73,8 @@ class DirectoryPublisher:
         if self._epoch >= at_least > 1:
             return self._epoch
         epochs = self._path / "epochs"
+        epoch = max(at_least, self.newest_epoch() + 1)
         with naming(epochs, "issue an epoch"):
-            issued = [int(path.name) for path in epochs.iterdir() if path.name.isdigit()]
-            published = [int(name.partition("-")[0]) for name in names(self._path)]
-            epoch = max([at_least - 1, *issued, *published]) + 1
             while True:
                 try:
                     os.close(os.open(epochs / f"{epoch:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -86,6 +84,13 @@ class DirectoryPublisher:
                     _sync(epochs)
                     self._epoch = epoch
                     return epoch
+
+    def newest_epoch(self) -> int:
+        """The greatest epoch that was issued or published here; 0 before the first."""
+        epochs = self._path / "epochs"
+        with naming(epochs, "look for the newest epoch"):
+            issued = [int(path.name) for path in epochs.iterdir() if path.name.isdigit()]
+        return max([0, *issued, *(parse_name(name)[0] for name in names(self._path))])
 
     def publish(self, published: Published, *, past_hold: bool = False) -> str:
         """Writes a version, makes it the current one, deletes what is too old.

@@ -23,6 +23,8 @@ from streaming.ports import TargetError
 
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 _NAME = re.compile(r"[0-9]{6}-[0-9]{10}")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_TOLD = 5  # versions that a refusal names
 
 
 class DirectoryError(TargetError):
@@ -66,12 +68,23 @@ def current_name(path: Path) -> str | None:
 def parse_version(path: Path, name: str) -> tuple[int, int]:
     """The (epoch, version) of a version that lies in a directory.
 
+    Args:
+        path: the directory.
+        name: as the folder is called, or the number of the version alone: that of the newest epoch which has it.
+
     Raises:
         DirectoryError: there is no such version.
     """
-    if name not in names(path):
-        raise DirectoryError(f"{path} has no version {name!r}; it has {', '.join(names(path)) or 'none'}")
-    return parse_name(name)
+    there = names(path)
+    meant = name
+    if _NUMBER.fullmatch(name):
+        meant = next((each for each in reversed(there) if parse_name(each)[1] == int(name)), name)
+    if meant not in there:
+        rest = ", ".join(there[-_TOLD:]) or "none"
+        if len(there) > _TOLD:
+            rest = f"{len(there)}, {rest} the newest"
+        raise DirectoryError(f"{path} has no version {name!r}; it has {rest}")
+    return parse_name(meant)
 
 
 def list_versions(path: Path) -> list[ListedVersion]:
@@ -101,7 +114,7 @@ def read_version(path: Path, name: str | None = None) -> Published:
         name = current_name(path)
         if name is None:
             raise DirectoryError(f"{path} has no current version: nothing was published there yet")
-    parse_version(path, name)
+    name = version_name(*parse_version(path, name))
     manifest = read_manifest(path, name)
     parts = {}
     for part in manifest.parts:

@@ -65,15 +65,19 @@ class KafkaTarget:
             return self._epoch
         for _ in range(_TRIES):
             self._begin()
-            self._topic.read_to_end()
-            current = self._topic.short.get("current")
-            epoch = max(self._topic.epoch, parse_name(current.decode())[0] if current else 0, at_least - 1) + 1
+            epoch = max(self.newest_epoch() + 1, at_least)
             if self._wrote([("epoch", str(epoch).encode(), [])], "issue an epoch"):
                 self._epoch = epoch
                 return epoch
         raise KafkaWeightsError(
             f"{self._name}: no epoch could be issued, {_TRIES} times another run began at the same moment: start one of them"
         )
+
+    def newest_epoch(self) -> int:
+        """The greatest epoch that was issued or published here; 0 before the first."""
+        self._topic.read_to_end()
+        current = self._topic.short.get("current")
+        return max(self._topic.epoch, parse_name(current.decode())[0] if current else 0)
 
     def publish(self, published: Published, *, past_hold: bool = False) -> str:
         """Writes a version and makes it the current one, in one transaction. The same one may be published again.

@@ -52,10 +52,15 @@ class WeightsTopic:
         try:
             with reaching_weights(settings, secret, f"find topic {self._name}"):
                 partitions = self._consumer.partitions_for_topic(self._name)
+            if not partitions:
+                raise KafkaWeightsError(
+                    f"topic {self._name} does not exist on {', '.join(settings.bootstrap_servers)}: "
+                    "make it with `afterclick topics create --config FILE`, with the settings of the run"
+                )
             if partitions != {0}:
                 raise KafkaWeightsError(
-                    f"topic {self._name} must have one partition (got {len(partitions or ())}): versions are in one order; "
-                    "`afterclick topics create` makes it where there is none"
+                    f"topic {self._name} must have one partition (got {len(partitions)}): versions are in one order; "
+                    "delete it, and let `afterclick topics create` make it"
                 )
         except BaseException:
             self._consumer.close()

@@ -36,6 +36,11 @@ _TRIES = 2  # within one call; whoever publishes tries again later, with pauses
 _COMMIT = """
 -- KEYS: current, epoch, versions, announcements, held, version, chunk ..
 -- ARGV: name, base or '', past hold, epoch, manifest, sha256, chunks, most announcements, size of each chunk ..
+local kinds = {'string', 'string', 'hash', 'stream', 'string', 'hash'}
+for i, kind in ipairs(kinds) do
+    local found = redis.call('TYPE', KEYS[i]).ok
+    if found ~= 'none' and found ~= kind then return {'kind', KEYS[i]} end
+end
 local held = redis.call('GET', KEYS[5])
 if held and ARGV[3] == '0' then return {'held', held} end
 local current = redis.call('GET', KEYS[1])
@@ -101,9 +106,14 @@ def _reaching(settings: Redis, intent: str) -> Iterator[None]:
         raise RedisWeightsError(
             f"redis.url {settings.url}: could not {intent}: {error}. Look at {REDIS_PASSWORD} and the user in the address"
         ) from error
+    except redis.ResponseError as error:
+        raise RedisWeightsError(
+            f"redis.url {settings.url}: could not {intent}: it answered {str(error) or type(error).__name__!r}. Look at its memory, whether it is a "
+            "replica, what this user may do, and whether other keys lie in the way (redis.model)"
+        ) from error
     except (redis.RedisError, OSError) as error:
         raise RedisWeightsError(
-            f"redis.url {settings.url}: could not {intent}: {error or type(error).__name__}. Look whether Redis answers there and has memory left"
+            f"redis.url {settings.url}: could not {intent}: {error or type(error).__name__}. Look whether Redis answers there"
         ) from error
 
 
@@ -130,6 +140,13 @@ class RedisTarget:
             with _reaching(self._settings, "issue an epoch"):
                 self._epoch = int(self._issue(keys=[self._keys.current, self._keys.epoch], args=[at_least]))
         return self._epoch
+
+    def newest_epoch(self) -> int:
+        """The greatest epoch that was issued or published here; 0 before the first."""
+        with _reaching(self._settings, "look for the newest epoch"):
+            issued: Any = self._redis.get(self._keys.epoch)
+            current: Any = self._redis.get(self._keys.current)
+        return max(int(issued or 0), parse_name(current.decode())[0] if current else 0)
 
     def publish(self, published: Published, *, past_hold: bool = False) -> str:
         """Uploads a version, makes it the current one, deletes what is too old. The same one may be published again.
@@ -176,6 +193,10 @@ class RedisTarget:
             return GapError(f"{refused}, it is a delta to {what}, which is not there: publish a snapshot")
         if verdict == "held":
             return HeldError(f"{refused}, publishing is held: {what}; `afterclick weights release` lets it go on")
+        if verdict == "kind":
+            return RedisWeightsError(
+                f"{refused}, {what} holds something else, which is not of afterclick: move it, or choose another redis.model"
+            )
         return RedisWeightsError(
             f"{refused}, {what} went while the rest was written: look at Redis' memory and its eviction"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -119,6 +120,13 @@ class RunDirectory:
     def is_fresh(self) -> bool:
         """Whether no run has written here."""
         return not any(self.path.iterdir())
+
+    def clear(self) -> None:
+        """Removes all that lies here: what a start has left that was refused after it had begun to write."""
+        for file in self._files.values():
+            file.close()
+        for path in self.path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def append(self, name: str, data: bytes) -> None:
         """Adds bytes to an output file."""

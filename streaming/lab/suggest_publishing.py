@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from streaming.connection import API_KEY, REDIS_PASSWORD
+from streaming.connection import API_KEY, REDIS_PASSWORD, SECRETS
 from streaming.lab.toml_text import comment, duration, pair
 from streaming.settings import Settings
 
@@ -12,8 +12,8 @@ _STANDARD = Settings()
 
 
 def weights_sections() -> list[str]:
-    """[publishing], [gate], [redis] and [serving], every key with its default; one that is off by default stands behind a #."""
-    return [_publishing(), _gate(), _redis(), _serving()]
+    """[publishing], [gate], [redis], [kafka] and [serving], every key with its default; one that is off by default stands behind a #."""
+    return [_publishing(), _gate(), _redis(), _kafka(), _serving()]
 
 
 def off(key: str, value: str, remark: str) -> str:
@@ -89,6 +89,44 @@ def _redis() -> str:
             pair("model", own.model, "in each key, so that models share a Redis"),
             duration("timeout_ms", own.timeout_ms, "For one answer.", "Then it counts as away."),
             pair("chunk_bytes", own.chunk_bytes, "no value is longer, so that no command blocks the server for long"),
+        ]
+    )  # fmt: skip
+
+
+def _kafka() -> str:
+    own = _STANDARD.kafka
+    user, password = SECRETS["username"], SECRETS["password"]
+    return "\n".join(
+        [
+            comment(
+                f"Which brokers and topics, for events (`run`, `join`, `train`) and weights; docs/kafka.md. User and password come from {user} and "
+                f"{password} alone."
+            ),
+            "[kafka]",
+            f'bootstrap_servers = {json.dumps(own.bootstrap_servers)}  # host:port; one that answers is enough',
+            pair("model", own.model, "before each topic's name, so that models share brokers"),
+            pair("partitions", own.partitions, "of the topics that `topics create` makes; the most processes that can share the join"),
+            pair("replication", own.replication, "copies of each; 3 is usual where there are three brokers"),
+            off("retention_ms", "604_800_000", "else attribution window + click window + 3 d"),
+            pair("partitioner", own.partitioner, '"murmur2": Java, Faust, kafka-python; "crc32": librdkafka; "any": not checked'),
+            pair("security_protocol", own.security_protocol, "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
+            off("sasl_mechanism", '"SCRAM-SHA-512"', "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+            off("ssl_cafile", '"ca.pem"', "else the authorities that this machine trusts"),
+            off("ssl_certfile", '"client.pem"', "this client's own"),
+            off("ssl_keyfile", '"client.key"', "its key"),
+            pair("ssl_check_hostname", own.ssl_check_hostname),
+            duration("connect_timeout_ms", own.connect_timeout_ms, 'Until "cannot be reached" is said at start.', "Later it is tried for ever."),
+            duration("poll_timeout_ms", own.poll_timeout_ms, "For the first record of one look.", "Then other work goes on."),
+            pair("max_poll_records", own.max_poll_records, "of one look; more cost memory and gain nothing"),
+            pair("fetch_max_bytes", own.fetch_max_bytes, "of one answer of a broker"),
+            pair("max_partition_fetch_bytes", own.max_partition_fetch_bytes, "of one partition in it; at least the largest record"),
+            duration("session_timeout_ms", own.session_timeout_ms, "`join`: a worker that says nothing for so long is taken for dead.", "Brokers allow 6 s to 30 min."),
+            duration("snapshot_interval_ms", own.snapshot_interval_ms, "`join`: between two snapshots of a partition.", "So much a worker that takes over may have to read again."),
+            pair("snapshots_kept", own.snapshots_kept, "`join`: of each partition"),
+            pair("weights_chunk_bytes", own.weights_chunk_bytes, "of weights in one record; below message.max.bytes of the topic"),
+            "",
+            "[kafka.topics]",
+            *(off(key, f'"{key}"', f"else {own.topic(key.replace('_', '-'))}") for key in own.topics.__struct_fields__),
         ]
     )  # fmt: skip
 

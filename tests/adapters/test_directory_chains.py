@@ -12,6 +12,7 @@ from models.manifest import DamagedWeightsError, MissingWeightsError
 from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.directory_source import DirectoryError, DirectorySource, current_name, list_versions
 from streaming.ports import GapError, HeldError, StaleVersionError
+from streaming.rollback import roll_back
 from streaming.whole import read_whole
 
 
@@ -54,6 +55,33 @@ def test_held_publishing_takes_nothing_but_what_goes_past_the_hold(tmp_path, pub
     assert told.value.current == "000001-0000000002"
     publisher.publish(version(1, 3))
     assert current_name(tmp_path) == "000001-0000000003"
+
+
+def test_a_rollback_goes_before_a_run_that_has_begun_and_published_nothing_yet(tmp_path):
+    targets = {name: DirectoryPublisher(tmp_path / name, versions_kept=9) for name in ("one", "two")}
+    sources = [DirectorySource(tmp_path / name) for name in targets]
+    for target in targets.values():
+        target.publish(version(target.issue_epoch(), 1))
+        target.publish(version(1, 2))
+    targets["two"].issue_epoch()
+    assert roll_back(targets, sources, sources[0], "000001-0000000001") == "000002-0000000003"
+    assert [source.current() for source in sources] == [(2, 3), (2, 3)]
+
+
+def test_a_rollback_that_is_tried_again_goes_on_with_the_version_that_it_had_got_to(tmp_path):
+    targets = {name: DirectoryPublisher(tmp_path / name, versions_kept=9) for name in ("one", "two")}
+    sources = [DirectorySource(tmp_path / name) for name in targets]
+    for target in targets.values():
+        target.publish(version(target.issue_epoch(), 1))
+        target.publish(version(1, 2))
+    (tmp_path / "two" / "000001-0000000003").write_text("in the way")
+    with pytest.raises(DirectoryError):
+        roll_back(targets, sources, sources[0], "000001-0000000001")
+    (tmp_path / "two" / "000001-0000000003").unlink()
+    assert roll_back(targets, sources, sources[0], "000001-0000000001") == "000001-0000000003"
+    assert [source.current() for source in sources] == [(1, 3), (1, 3)]
+    assert numbers(tmp_path / "one") == numbers(tmp_path / "two") == [1, 2, 3]
+    assert roll_back(targets, sources, sources[0], "000001-0000000002") == "000001-0000000004"
 
 
 def test_an_epoch_that_is_great_enough_is_given_again(publisher):

@@ -98,7 +98,7 @@ def end_alike(place: Place) -> None:
     assert hash_of(steady) == hash_of(seen(paused, version)) == hash_of(late)
     assert steady.swaps == 5
     assert (paused.swaps, late.swaps) == (3, 1)
-    assert steady.refused == {"damaged": 0, "missing": 0, "unreadable": 0}
+    assert steady.refused == {"damaged": 0, "missing": 0, "unreadable": 0, "older": 0}
 
 
 def test_readers_of_redis_end_alike(of_redis):

@@ -176,6 +176,15 @@ def test_held_publishing_takes_nothing_but_what_goes_past_the_hold(target, sourc
     target.publish(version(1, 3))
 
 
+@pytest.mark.parametrize("key", ["versions", "announcements", "current", "000001-0000000001"])
+def test_a_key_of_another_kind_in_the_way_is_named_and_nothing_is_left(key, target, raw, settings):
+    raw.rpush(f"afterclick:{{{settings.model}}}:{key}", "x")
+    with pytest.raises(RedisWeightsError):
+        target.publish(version(1, 1))
+    left = keys_of(raw, settings)
+    assert [name for name in left if raw.ttl(name) == -1] == [f"afterclick:{{{settings.model}}}:{key}"]
+
+
 def test_nobody_there_is_told_with_the_address():
     away = RedisTarget(Redis(url="redis://127.0.0.1:1/0", timeout_ms=200), None, versions_kept=1)
     with pytest.raises(

@@ -37,6 +37,9 @@ class FakeTarget:
             self.epoch = max(self.epoch + 1, at_least)
         return self.epoch
 
+    def newest_epoch(self) -> int:
+        return self.epoch
+
     def publish(self, published, *, past_hold=False):
         self.may_answer.wait(10)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

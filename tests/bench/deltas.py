@@ -86,7 +86,7 @@ class Way:
     def publish(self, manifest: Manifest) -> None:
         made = self.versions.make(manifest, {})
         published = encode(made)
-        self.versions.published(made)
+        self.versions.published(published.manifest)
         size = sum(map(len, published.parts.values()))
         self.bytes += size
         found = decode(published)

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -287,6 +288,19 @@ def test_rows_with_a_part_in_common_read_as_if_each_had_it_all():
         np.testing.assert_array_equal(one, other)
     assert reader.faults == {}
     assert len(reader.read_beside(b"{}", [])) == 0
+
+
+@pytest.mark.parametrize("own", [{}, {"tags": ["mine"]}])
+def test_a_long_list_that_rows_have_in_common_is_cut_before_it_is_said_of_each(own):
+    reader = FeatureReader((Feature(name="tags", kind="multi", max_length=3),))
+    shared = json.dumps({"tags": [f"t{number}" for number in range(50_000)]}).encode()
+    rows = [json.dumps(own).encode(), *([b"{}"] * 499)]
+    tracemalloc.start()
+    beside = reader.read_beside(shared, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(beside.bag_ids) == 3 * len(rows) - 2 * bool(own)
+    assert peak < 20_000_000, "25 million ids would be 200 MB and more"
 
 
 def test_what_is_wrong_in_the_common_part_is_counted_once():

@@ -137,6 +137,59 @@ def test_deltas_are_laid_over_the_version_in_service():
     assert scores.pctr[0] == pytest.approx(probability(4))
 
 
+def test_a_delta_is_laid_over_no_version_of_the_same_name_that_another_run_published():
+    a, b = (int(Salt("user").ids([name])[0]) for name in "ab")
+    source = FakeSource(tiny(1, 1, rows={a: 1.0}), tiny(1, 2, rows={a: 9.0}, base=1))
+    reader = reader_of(source)
+    assert reader.poll()
+    source.versions.clear()
+    snapshot = tiny(1, 1, logit=3.0, rows={a: 3.0})
+    delta = tiny(1, 2, logit=4.0, rows={a: 4.0}, base=1, base_digest=snapshot.manifest.digest)
+    for published in (
+        snapshot,
+        delta,
+        tiny(1, 3, logit=5.0, rows={a: 4.0, b: 5.0}, base=2, base_digest=delta.manifest.digest),
+    ):
+        source.publish(published)
+    assert reader.poll()
+    assert source.fetched[-3:] == [(1, 3), (1, 2), (1, 1)]
+    late = reader_of(source)
+    assert late.poll()
+    served, expected = reader.served, late.served
+    assert served is not None
+    assert expected is not None
+    for name, tensor in expected.weights.tensors.items():
+        assert served.weights.tensors[name].tolist() == tensor.tolist(), name
+
+
+def test_a_chain_of_two_runs_is_refused_as_damaged():
+    a = int(Salt("user").ids(["a"])[0])
+    source = FakeSource(tiny(1, 1, rows={a: 1.0}))
+    other = tiny(1, 1, rows={a: 2.0}).manifest.digest
+    source.publish(tiny(1, 2, rows={a: 3.0}, base=1, base_digest=other))
+    reader = reader_of(source)
+    assert not reader.poll()
+    assert reader.refused["damaged"] == 1
+    assert "is a delta to another 000001-0000000001 than this one" in str(reader.last_refusal)
+
+
+@pytest.mark.parametrize(
+    ("newest", "says"), [((1, 9), "000001-0000000009 is current there"), (None, "nothing is published there any more")]
+)
+def test_a_new_run_in_the_place_of_the_one_followed_is_told_once(newest, says):
+    source = FakeSource(tiny(2, 5))
+    reader = reader_of(source)
+    reader.poll()
+    source.newest = newest
+    for _ in range(3):
+        assert not reader.poll()
+    assert reader.refused["older"] == 1
+    assert f"{says}, which is older than 000002-0000000005, in service" in str(reader.last_refusal)
+    source.publish(tiny(2, 6))
+    assert reader.poll()
+    assert reader.last_refusal is None
+
+
 def test_who_starts_late_goes_back_to_a_snapshot():
     source = FakeSource(tiny(1, 1), tiny(1, 2, base=1), tiny(1, 3, logit=3.0, base=2))
     reader = reader_of(source)
@@ -152,7 +205,7 @@ def test_a_gap_is_refused_and_the_next_snapshot_heals_it():
     source.publish(tiny(1, 3, base=2))
     assert not reader.poll()
     assert "1-2" in (reader.last_refusal or "")
-    assert reader.refused == {"damaged": 0, "missing": 1, "unreadable": 0}
+    assert reader.refused == {"damaged": 0, "missing": 1, "unreadable": 0, "older": 0}
     assert reader.score(ONE).weights_version == (1, 1)
     source.publish(tiny(1, 4))
     assert reader.poll()
@@ -172,7 +225,7 @@ def test_a_damaged_part_is_refused_by_name_and_the_old_version_stays():
     for _ in range(3):
         assert not reader.poll()
     assert "rows.safetensors of version 000001-0000000002 is damaged" in (reader.last_refusal or "")
-    assert reader.refused == {"damaged": 1, "missing": 0, "unreadable": 0}, "one version is counted once"
+    assert reader.refused == {"damaged": 1, "missing": 0, "unreadable": 0, "older": 0}, "one version is counted once"
     assert reader.score(ONE).weights_version == (1, 1)
     source.publish(good)
     assert any(reader.poll() for _ in range(70)), "it is tried again, more and more rarely"
