@@ -19,7 +19,7 @@ from models.batch import Bool, Event, Float64, Int64
 from models.delay import METHODS, weigh
 from models.delay_curve import DelayPrior
 from models.delay_edges import horizons_ms
-from models.traffic import Kappa
+from models.traffic import Growth, Kappa
 from models.weighing import Seen
 from streaming.lab.delays import conversion_delay_cdf
 
@@ -115,6 +115,7 @@ class Learner:
         own_from_h: from when on its own weights hold, hours of stream; None is w_a, as in `Teaching` where nothing is adjusted.
         straddling: what clicks are taught after that whose first event came before it: "corrections", as in `Teaching`; "es_dfm", what they began with;
             "nothing"; "looked at again": corrections of what today's f and F say of their last look.
+        growth: whether late mass is scaled by the traffic of its hours (rho).
         pctr_over_ctr: None is "composed"; else "esmm", the product made with such a pCTR. ctr: P(click).
     """
 
@@ -126,6 +127,7 @@ class Learner:
     straddling: str = "corrections"
     pctr_over_ctr: float | None = None
     ctr: float = 0.04
+    growth: bool = True
 
 
 def calibration(
@@ -153,7 +155,7 @@ def calibration(
         kept = float(np.exp(-STEP_H / learner.momentum_h))
     found, flat = np.zeros(len(clicks)), np.ones(len(lives.events))
     first_f, taught = np.full(len(clicks), start), np.zeros((2, len(clicks), len(looks) + 1))  # a+ and a-
-    kappa = Kappa(half_life_ms=12 * HOUR_MS)
+    kappa, growth = Kappa(half_life_ms=12 * HOUR_MS), Growth(reach_ms=round(lives.steps * STEP_H * HOUR_MS))
     for step in range(len(clicks)):
         f = 1 / (1 + np.exp(-np.clip(weight, -30, 30)))
         found[step] = f / p
@@ -182,6 +184,10 @@ def calibration(
                 )
         if method.before_history is not None and step < switch:
             plus, minus = early
+        at_ms = round(step * STEP_H * HOUR_MS)
+        if learner.growth:
+            rho = growth.ratio((made * STEP_H * HOUR_MS).astype(np.int64), at_ms=at_ms)
+            plus, minus = plus * rho, minus * rho
         present = np.where((made >= 0) & sees, happens[made.clip(0), rows], 0.0)
         positive, negative = float(present @ plus), float(present @ minus)
         if learner.pctr_over_ctr is None:
@@ -192,7 +198,8 @@ def calibration(
             slope = (1 - f) * (positive - (negative + unclicked) * product / (1 - product))
         velocity = kept * velocity + (1 - kept) * slope / (mean * p * (1 - p) * learner.tau_h)
         weight += STEP_H * velocity
-        kappa.update(mass=positive + negative, clicks=clicks[step], at_ms=round(step * STEP_H * HOUR_MS))
+        kappa.update(mass=positive + negative, clicks=clicks[step], at_ms=at_ms)
+        growth.update(clicks=round(clicks[step]), at_ms=at_ms)
     return found
 
 

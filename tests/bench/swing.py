@@ -3,6 +3,7 @@
     swing.py modes      period of the slowest oscillation about p, and what is left of it after one period, by how fast the learner is
     swing.py start      a cold start in expectation: calibration by day, as methods start and as they might
     swing.py chance     the same with conversions drawn: means and standard deviations by day
+    swing.py rhythm     the rhythm of a day, with rho and without: calibration, and how far it swings within a day
     swing.py product    "esmm" with a pCTR that is off: where each method settles
 
 tau is the time in which `oracle` forgets an error, momentum how long gradients are averaged over. The measured learner (batches of an hour, Adam at .9)
@@ -16,7 +17,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from one_weight import STEP_H, Learner, Lives, believed_from_prior, by_day, calibration, told, traffic
+from one_weight import DAY, STEP_H, Learner, Lives, believed_from_prior, by_day, calibration, told, traffic
 
 from models.batch import Float64
 
@@ -129,6 +130,29 @@ def chance(days: int, draws: int) -> None:
             )
 
 
+def rhythm(days: int) -> None:
+    """In expectation, from the ninth day on: clicks of 20:00 are four times those of 8:00."""
+    lives = Lives()
+    clicks = traffic(days, rhythm=0.6, clicks_a_day=20_000.0)
+    happens = lives.expected(clicks)
+    for tau_h, momentum_h in ((12.0, 7.0), (3.5, 9.0), (1.5, 7.0), (1.5, 0.0)):
+        for name in ("oracle", "es_dfm", "defer", "ddfm", "survival"):
+            told_of = []
+            for growth in (False, True):
+                own = Learner(
+                    method=name,
+                    tau_h=tau_h,
+                    momentum_h=momentum_h,
+                    own_from_h=0 if name == "survival" else None,
+                    growth=growth,
+                )
+                found = calibration(own, lives, clicks, happens)
+                told_of.append(
+                    f"{by_day(found, clicks)[8:].mean():.3f}, {found[8 * DAY :].min():.2f} to {found[8 * DAY :].max():.2f}"
+                )
+            print(f"| {tau_h:g} h, {momentum_h:g} h | `{name}` | {told_of[0]} | {told_of[1]} |")
+
+
 def product(days: int) -> None:
     """Long after the start, in expectation, beside p ctr / pCTR and p / (2 pCTR / ctr - 1)."""
     lives = Lives(p=0.1)
@@ -150,7 +174,7 @@ def product(days: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ask", choices=("modes", "start", "chance", "product"))
+    parser.add_argument("ask", choices=("modes", "start", "chance", "rhythm", "product"))
     parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--draws", type=int, default=12)
     args = parser.parse_args()
@@ -160,6 +184,8 @@ def main() -> None:
         start(args.days)
     elif args.ask == "chance":
         chance(args.days, args.draws)
+    elif args.ask == "rhythm":
+        rhythm(args.days)
     else:
         product(max(args.days, 21))
 
