@@ -227,7 +227,13 @@ class Backfill:
             for key in keys
             if (known := self._known.get(key)) is not None and known[1].logged is not None
         }
-        return own | features_of(self._log, self._settings.log.impressions, set(keys) - own.keys())
+        asked = set(keys) - own.keys()
+        found = features_of(self._log, self._settings.log.impressions, asked)
+        if asked and not found:
+            raise BackfillError(
+                f"--log {self._log} holds none of the {len(asked):,} impressions that are asked for: name the log that {self._run.path} was made from"
+            )
+        return own | found
 
     def _correction(self, account: Account, truth: Truth, kappa: float) -> Correction:
         windows, reach_ms = self._settings.windows, self._reach_ms

@@ -226,12 +226,12 @@ def replay(
     print_json(metrics) if as_json else print_rows(f"Replayed {log} into {out}", run_rows(metrics, out))
     for warning in run_warnings(metrics, out):
         warn(warning)
+    sys.exit(0 if metrics.events.get("impression") else 1)
 
 
 def _processes() -> int:
     """Two, where this process may use two cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 2)
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 2)
 
 
 def _is_positive(text: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from models.batch import Int64
 from models.delay import method_of
 from models.frozen import FrozenModel
-from models.manifest import MissingWeightsError, parse_name
+from models.manifest import DamagedWeightsError, MissingWeightsError, parse_name
 from models.warm_start import TakenOver, changed_buckets, refuse_unlike
 from models.weights import Weights, encode
 from streaming.adapters.directory import DirectoryPublisher
@@ -49,9 +49,11 @@ def weights_named(named: str, settings: Settings, environ: Mapping[str, str]) ->
         source = source_at(where, settings, environ, option="--warm-start")
         try:
             weights = _read(source, named, name)
+            FrozenModel(weights)  # a tensor that is missing, or does not fit, is refused by name
+        except DamagedWeightsError as error:
+            raise type(error)(f"--warm-start {named}: {error}") from error
         finally:
             source.close()
-        FrozenModel(weights)  # a tensor that is missing, or does not fit, is refused by name
         _refuse_unlike(weights, settings, f"--warm-start {named}")
         return weights
 

@@ -303,7 +303,7 @@ def log_of(path: Path, impressions: bytes, name: str = "impressions.jsonl") -> P
 def test_an_empty_log_is_pointed_out(afterclick: Afterclick, config: Path, tmp_path: Path) -> None:
     empty = log_of(tmp_path / "log", b"")
     told = afterclick("replay", empty, "--out", tmp_path / "run", "--config", config)
-    assert told.code == 0
+    assert told.code == 1
     assert "afterclick: warning: no impressions were read, and nothing can be learned without them" in told.err
     told = afterclick("check", empty, "--config", config)
     assert told.code == 1

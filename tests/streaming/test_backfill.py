@@ -706,9 +706,24 @@ def test_impressions_that_the_log_does_not_hold_are_left_and_told(
     told: tuple[Path, Path, BackfillReport], tmp_path: Path
 ) -> None:
     run = replayed(told[0], tmp_path / "run", late_settings())
-    report = backfilled(run, shop_log(tmp_path / "other", late_share=0, impressions=50))
-    assert report.without_features == 7
-    assert (report.impressions, report.clicks) == (1, 1)  # those whose own record came late
+    some = tmp_path / "some"
+    shutil.copytree(told[0], some)
+    lines = (some / "impressions.jsonl").read_bytes().splitlines(keepends=True)
+    (some / "impressions.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))
+    report = backfilled(run, some)
+    assert 0 < report.without_features < 7
+    assert report.impressions == 1  # its own record came late
+    assert report.clicks == 8 - 1 - report.without_features
+
+
+def test_a_log_that_the_run_was_not_made_from_is_refused(
+    told: tuple[Path, Path, BackfillReport], tmp_path: Path
+) -> None:
+    run = replayed(told[0], tmp_path / "run", late_settings())
+    with pytest.raises(
+        BackfillError, match=r"other holds none of the 7 impressions .*: name the log that .*run was made"
+    ):
+        backfilled(run, shop_log(tmp_path / "other", late_share=0, impressions=50))
 
 
 def test_the_command_says_what_it_did(
