@@ -29,6 +29,8 @@ from faust.types import TP
 
 from streaming.adapters.faust_connection import faust_options
 from streaming.adapters.faust_transport import FaustConsumer, FaustTransport
+from streaming.adapters.group_watch import GroupWatch
+from streaming.adapters.kafka_connection import answers
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.join_ports import JoinError
@@ -39,9 +41,6 @@ from streaming.settings import Settings
 
 TAKE_WITHIN_S = 0.1
 """How long a take waits for more records: latency against blocks of few examples."""
-
-_STILL_INTERVALS, _LEAST_STILL_S = 6, 30.0
-"""Snapshots, and time, in which nothing could be committed before a person is told."""
 
 _SNAPSHOT_SHARE = 0.1
 """Of the time, for snapshots, at most: where state is large they come less often."""
@@ -73,7 +72,7 @@ class FaustJoin:
         *,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._settings, self._worker, self._tell = settings, worker, tell
+        self._settings, self._secret, self._worker, self._tell = settings, secret, worker, tell
         self._topics = [settings.kafka.topic(kind.stem) for kind in RecordKind]
         self._thread = ThreadPoolExecutor(1, "join")
         self._lock = asyncio.Lock()
@@ -82,8 +81,13 @@ class FaustJoin:
         self._generation = -1
         self._paused: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
-        self._is_ended = False
-        self._save_next_s = self._committed_s = self._looked_s = time.monotonic()
+        self._is_ended = self._works = False
+        self._save_next_s = self._looked_s = time.monotonic()
+        self._group = GroupWatch(
+            session_timeout_ms=settings.kafka.session_timeout_ms,
+            snapshot_interval_ms=settings.kafka.snapshot_interval_ms,
+            now_s=time.monotonic(),
+        )
         self._why: str | None = None
         self._uncommitted: dict[TP, int] = {}
         self._watched = threading.Event()
@@ -213,25 +217,41 @@ class FaustJoin:
         self._why = await self._consumer().try_commit(self._uncommitted) if self._uncommitted else None
         if self._why is None:
             self._uncommitted.clear()
-            self._committed_s = time.monotonic()
+            self._group.committed(now_s=time.monotonic())
 
     @property
     def commit_age_s(self) -> float:
-        """How long it is that everything was committed."""
-        return time.monotonic() - self._committed_s
+        """How long it is that everything was committed; 0 where nothing is held."""
+        return self._group.commit_age_s(now_s=time.monotonic())
 
     def _watch(self) -> None:
-        """On a thread of its own: tells a person when commits stop, whatever it is that stopped them."""
-        still_s = max(_STILL_INTERVALS * self._settings.kafka.snapshot_interval_ms / 1_000, _LEAST_STILL_S)
-        while not self._watched.wait(still_s / 3):
-            if self.commit_age_s > still_s and self._wanted:
+        """On a thread of its own: tells a person when commits stop, whatever it is that stopped them, and ends a worker whose client hangs.
+
+        Once in a while Faust's client does not find back into its group after its brokers were away and members slept: it waits for ever. A worker that
+        ends is started again by whoever runs it, and goes on from its snapshot.
+        """
+        while not self._watched.wait(self._group.still_s / 3):
+            now_s, age_s = time.monotonic(), self.commit_age_s
+            if age_s > self._group.still_s:
                 self._tell(
-                    f"nothing could be committed for {self.commit_age_s:.0f} s ({self._why or 'the brokers do not answer'}): what comes is held back, nothing is lost"
+                    f"nothing could be committed for {age_s:.0f} s ({self._why or 'the brokers do not answer'}): what comes is held back, nothing is lost"
                 )
+            says = self._group.hung(now_s=now_s)
+            if says is None or self._is_ended or self._works:  # a large partition may take long to be taken over
+                continue
+            if not answers(self._settings.kafka, self._secret):
+                self._group.brokers_were_away(now_s=now_s)
+                continue
+            self._end(
+                JoinError(
+                    f"the worker hangs, though its brokers answer: {says}. Start it again; it goes on from its snapshot"
+                )
+            )
 
     async def _on_revoked(self, app: Any, revoked: set[TP], **options: Any) -> None:
         """Before others may take over: a snapshot and its offsets, then everything is let go."""
         await self._let_go()
+        self._group.revoked(now_s=time.monotonic())
 
     async def _on_shutdown(self, app: Any, **options: Any) -> None:
         await self._let_go()
@@ -262,6 +282,7 @@ class FaustJoin:
             return
         async with self._lock:
             self._wanted, self._generation = dealt[self._topics[0]], self._app.consumer_generation_id
+            self._group.assigned(len(self._wanted), now_s=time.monotonic())
 
     def _end(self, error: BaseException) -> None:
         """Ends the worker without a snapshot; what it has emitted since the last is known from the topic."""
@@ -284,7 +305,14 @@ class FaustJoin:
         return consumer
 
     def _on_thread(self, do: Callable[[], Answer]) -> Awaitable[Answer]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, do)
+        def work() -> Answer:
+            self._works = True
+            try:
+                return do()
+            finally:
+                self._works = False
+
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _tp(name: str) -> TP:

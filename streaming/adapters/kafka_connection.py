@@ -65,6 +65,15 @@ def reader(settings: Kafka, secret: Credentials, **options: Any) -> kafka.KafkaC
     return connected(kafka.KafkaConsumer, settings, secret, **own, **options)
 
 
+def answers(settings: Kafka, secret: Credentials) -> bool:
+    """Whether the brokers answer now: a client finds them within `connect_timeout_ms`."""
+    try:
+        reader(settings, secret).close()
+    except BrokerError:
+        return False
+    return True
+
+
 def _client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:
     """What every client is made with.
 
