@@ -24,7 +24,7 @@ demo: $(READY)  ## simulate two weeks of traffic, replay, verify and report them
 	@$(BIN)/afterclick demo
 
 test: $(READY) lint  ## lint, types, and all tests
-	$(BIN)/python -m pytest --quiet --numprocesses auto
+	$(BIN)/python -m pytest --quiet --numprocesses $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')  # many wait for servers
 
 lint: $(READY)  ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -503,7 +503,7 @@ def test_damaged_weights_are_named(afterclick: Afterclick, run: Path) -> None:
     assert f"rows.safetensors of version {current}" in told.err
     told = afterclick("weights", "show", run, "000009-0000000001")
     assert told.code == 1
-    assert "has no version '000009-0000000001'; it has 000001-" in told.err
+    assert "has no version '000009-0000000001'; it has " in told.err
 
 
 @pytest.mark.parametrize(
