@@ -10,7 +10,7 @@ import numpy as np
 from models.batch import Float64, Int64
 
 _HOUR_MS = 3_600_000
-_QUARTER_MS = _HOUR_MS // 4
+_DAY_MS, _QUARTER_MS = 24 * _HOUR_MS, _HOUR_MS // 4
 _MOST_CHANGE = 4.0
 
 
@@ -100,7 +100,7 @@ class Growth:
     """
 
     def __init__(self, *, reach_ms: int) -> None:
-        self._reach_ms = reach_ms + 2 * _HOUR_MS
+        self._reach_ms = reach_ms + _DAY_MS  # batches may be long
         self._ends_ms: list[int] = []  # ascending; how many clicks there had been up to each
         self._counts: list[int] = []
 

@@ -221,7 +221,7 @@ def test_time_does_not_go_back():
 
 def test_what_is_kept_is_bounded_by_the_reach_and_two_points_a_quarter():
     growth = grown(arriving(0.05, days=30, every_ms=5 * MINUTE_MS), reach_ms=2 * DAY_MS)
-    assert len(growth.snapshot()["ends_ms"]) <= 2 * 4 * (2 * 24 + 2) + 3
+    assert len(growth.snapshot()["ends_ms"]) <= 2 * 4 * (2 + 1) * 24 + 3
     now_ms = 30 * DAY_MS
     found = growth.ratio(now_ms - np.array([DAY_MS, 2 * DAY_MS]), at_ms=now_ms)
     assert found == pytest.approx([1.05 ** (1 - 1 / 24), 1.05 ** (2 - 1 / 24)], rel=2e-3)
