@@ -93,6 +93,10 @@ def decode(published: Published) -> Weights:
     """
     verify(published)
     manifest = published.manifest
+    if manifest.columns != columns_of(manifest.features, manifest.network):
+        raise DamagedWeightsError(
+            f"manifest.json of version {manifest.name} tells other columns than its features make here: read it with the version that wrote it"
+        )
     tensors: dict[str, torch.Tensor] = {}
     for part, data in sorted(published.parts.items()):
         try:

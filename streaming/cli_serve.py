@@ -104,7 +104,7 @@ def _source(weights: str, config: Path | None) -> tuple[WeightsSource, Settings]
     from streaming.target_choice import source_at
 
     path = Path(weights)
-    beside = (path if (path / "weights").is_dir() else path.parent) / "settings.toml"
+    beside = (path if (path / "weights").is_dir() else path.resolve().parent) / "settings.toml"
     settings = load(beside if config is None and path.is_dir() and beside.is_file() else config)
     return source_at(weights, settings, os.environ, option="--weights"), settings
 

@@ -110,7 +110,7 @@ class Issuing:
         if self._rules.on_refusal == "stop":
             raise VersionRefusedError(
                 f'version {weights.manifest.name} was refused: {says}. It is kept in weights/refused, and gate.on_refusal is "stop": look at '
-                "what the stream carries, mend it or the settings, and --resume"
+                "what the stream carries, mend it or the bounds in [gate], and go on (--resume)"
             )
         if self._rules.on_refusal == "fall_back" and self._passed is not None:
             self._learner.fall_back(self._passed)

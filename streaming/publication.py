@@ -63,3 +63,16 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """Whether a rule that is set looks at labels."""
         rules = (self.calibration_least, self.calibration_most, self.log_loss_ratio_most)
         return self.outcomes_kept > 0 and any(rule is not None for rule in rules)
+
+    @property
+    def of_result(self) -> dict[str, float | str | None]:
+        """What of it makes a difference to what is learned: what is held out, and all of it where training falls back.
+
+        Example:
+            >>> Gate(calibration_most=1.2, on_refusal="stop").of_result == Gate(calibration_most=9.0).of_result
+            True
+        """
+        if self.on_refusal == "fall_back":
+            return msgspec.structs.asdict(self)
+        share = self.held_out_share if self.judges_labels else 0.0
+        return {"held_out_share": share, "outcomes_kept": self.outcomes_kept}

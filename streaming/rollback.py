@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from models.manifest import Published, parse_name
+from models.manifest import DamagedWeightsError, Published, parse_name
 from models.weights import Weights, encode
-from streaming.ports import Target, WeightsSource
+from streaming.ports import Target, TargetError, WeightsSource
 from streaming.whole import read_whole
 
 
@@ -34,8 +34,20 @@ def roll_back(targets: Mapping[str, Target], sources: Sequence[WeightsSource], s
         MissingWeightsError: there is no such version any more. TargetError: a target cannot be reached.
     """
     old = read_whole(source, *parse_name(name))  # first: what is not there holds nobody up
-    for target in targets.values():
-        target.hold(f"{name} was put back by `afterclick weights rollback`")
+    held: list[str] = []
+    try:
+        for where, target in targets.items():
+            target.hold(f"{name} was put back by `afterclick weights rollback`")
+            held.append(where)
+        return _put_back(targets, sources, old, name)
+    except (TargetError, DamagedWeightsError) as error:
+        where = f"publishing is held in {', '.join(held)}" if held else "nothing was changed"
+        raise TargetError(
+            f"{error}. So far {where}: give the command again, or `afterclick weights release`"
+        ) from error
+
+
+def _put_back(targets: Mapping[str, Target], sources: Sequence[WeightsSource], old: Weights, name: str) -> str:
     epoch = max(target.newest_epoch() for target in targets.values())
     published = _next(old, name, epoch, sources)
     for target in targets.values():
@@ -64,7 +76,13 @@ def release(targets: Mapping[str, Target]) -> None:
     """Lets the run publish again, in every target.
 
     Raises:
-        TargetError: a target cannot be reached.
+        TargetError: a target cannot be reached; the others were released.
     """
-    for target in targets.values():
-        target.release()
+    failed: list[str] = []
+    for where, target in targets.items():
+        try:
+            target.release()
+        except TargetError as error:
+            failed.append(f"{where} ({error})")
+    if failed:
+        raise TargetError(f"publishing is still held in {', '.join(failed)}: give the command again")

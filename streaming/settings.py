@@ -367,7 +367,8 @@ def _without_none(value: Any) -> Any:
 
 
 def _of_result(settings: Settings) -> dict[str, Any]:
-    return {key: value for key, value in msgspec.to_builtins(settings).items() if key not in _OUTSIDE}
+    kept = {key: value for key, value in msgspec.to_builtins(settings).items() if key not in _OUTSIDE}
+    return kept | {"gate": settings.gate.of_result}
 
 
 def differences(one: Settings, other: Settings) -> list[str]:

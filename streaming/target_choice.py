@@ -104,4 +104,8 @@ def source_at(where: str, settings: Settings, environ: Mapping[str, str], *, opt
         raise DirectoryError(
             f"{option} {where} is no directory: name the run that publishes, or its weights; or redis, redis://HOST:PORT, kafka"
         )
+    if (path / "manifest.json").is_file() or any(path.glob("impressions*")):
+        raise DirectoryError(
+            f"{option} {where} is a log, or a single version: name the run that publishes, or its weights"
+        )
     return DirectorySource(path)

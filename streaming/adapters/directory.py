@@ -158,7 +158,7 @@ class DirectoryPublisher:
             for file, data in files.items():
                 _write_file(kept / file, data)
             for old in sorted(path.name for path in refused.iterdir())[: -self._versions_kept]:
-                shutil.rmtree(refused / old)
+                _remove(refused / old)
 
     def hold(self, why: str) -> None:
         """Refuses every further version, until `release`."""
@@ -215,7 +215,7 @@ class DirectoryPublisher:
         for path in self._path.iterdir():
             for prefix in (_WRITING, _DELETING):
                 if path.name.startswith(prefix) and path.name.removeprefix(prefix) <= name:
-                    shutil.rmtree(path)
+                    _remove(path)
 
     def _refuse_stale(self, name: str) -> None:
         current = current_name(self._path)
@@ -251,7 +251,12 @@ def _delete(path: Path, name: str) -> None:
     """Takes a version out of sight first, so that nobody finds half of it."""
     gone = path / f"{_DELETING}{name}"
     (path / name).rename(gone)
-    shutil.rmtree(gone)
+    _remove(gone)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; a link or a file that somebody has put in its place, itself."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _write_file(path: Path, data: bytes) -> None:

@@ -99,7 +99,10 @@ def run_rows(metrics: RunMetrics, out: Path) -> list[tuple[str, str]]:
                 ]  # fmt: skip
                 text = ", ".join(f"{name} {figure(value)}" for name, value in shown)
                 rows.append((f"{task.upper()} ({whose})", f"{text}; n {figures.n:,}"))
-    rows.append(("weights", f"{out / 'weights'}, version {metrics.weights_version} of epoch {metrics.weights_epoch}"))
+    upto = "learned up to " if metrics.refused_versions else ""  # `weights list` tells which of them is current
+    rows.append(
+        ("weights", f"{out / 'weights'}, {upto}version {metrics.weights_version} of epoch {metrics.weights_epoch}")
+    )
     return rows
 
 
@@ -116,8 +119,13 @@ def run_warnings(metrics: RunMetrics, out: Path) -> list[str]:
         )
     if not metrics.events.get("impression"):
         found.append("no impressions were read, and nothing can be learned without them; see `afterclick check LOG`")
-    if metrics.refused_versions:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(metrics.refused_versions.items()))
+    refused = dict(metrics.refused_versions)
+    if held := refused.pop("held", 0):
+        found.append(
+            f"publishing is held since a rollback ({held:,} versions): `afterclick weights release {out}` lets it go on"
+        )
+    if refused:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(refused.items()))
         found.append(
             f"versions of the weights were not published ({told}): see [gate] and {out / 'weights' / 'refused'}"
         )

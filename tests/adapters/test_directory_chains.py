@@ -11,8 +11,8 @@ from weights_made import version
 from models.manifest import DamagedWeightsError, MissingWeightsError
 from streaming.adapters.directory import DirectoryPublisher
 from streaming.adapters.directory_source import DirectoryError, DirectorySource, current_name, list_versions
-from streaming.ports import GapError, HeldError, StaleVersionError
-from streaming.rollback import roll_back
+from streaming.ports import GapError, HeldError, StaleVersionError, TargetError
+from streaming.rollback import release, roll_back
 from streaming.whole import read_whole
 
 
@@ -75,7 +75,7 @@ def test_a_rollback_that_is_tried_again_goes_on_with_the_version_that_it_had_got
         target.publish(version(target.issue_epoch(), 1))
         target.publish(version(1, 2))
     (tmp_path / "two" / "000001-0000000003").write_text("in the way")
-    with pytest.raises(DirectoryError):
+    with pytest.raises(TargetError, match="publishing is held in one, two: give the command again"):
         roll_back(targets, sources, sources[0], "000001-0000000001")
     (tmp_path / "two" / "000001-0000000003").unlink()
     assert roll_back(targets, sources, sources[0], "000001-0000000001") == "000001-0000000003"
@@ -134,3 +134,26 @@ def test_a_chain_with_a_damaged_delta_in_it_is_refused_by_the_name_of_that_delta
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(DamagedWeightsError, match=r"rows\.safetensors of version 000001-0000000002 is damaged"):
         read_whole(DirectorySource(tmp_path), 1, 3)
+
+
+def test_a_link_in_place_of_an_old_version_goes_as_a_version_would(tmp_path):
+    publisher = DirectoryPublisher(tmp_path / "weights", versions_kept=2)
+    publisher.publish(version(1, 1))
+    (tmp_path / "weights" / "000001-0000000001").rename(tmp_path / "elsewhere")
+    (tmp_path / "weights" / "000001-0000000001").symlink_to(tmp_path / "elsewhere")
+    for number in (2, 3, 4):
+        publisher.publish(version(1, number))
+    assert numbers(tmp_path / "weights") == [3, 4]
+    assert (tmp_path / "elsewhere" / "manifest.json").is_file()
+    assert not [path for path in (tmp_path / "weights").iterdir() if path.name.startswith(".")]
+
+
+def test_who_cannot_release_one_target_releases_the_others_and_says_which(tmp_path):
+    targets = {name: DirectoryPublisher(tmp_path / name, versions_kept=2) for name in ("one", "two")}
+    for target in targets.values():
+        target.hold("why")
+    (tmp_path / "one" / "held").unlink()
+    (tmp_path / "one" / "held").mkdir()  # cannot be unlinked
+    with pytest.raises(TargetError, match=r"publishing is still held in one \(.*: give the command again"):
+        release(targets)
+    assert targets["two"].held() is None

@@ -301,3 +301,10 @@ def test_a_table_whose_vectors_changed_width_keeps_no_row():
     )
     table = difference(before, after).tables["table_d"]
     assert (table.added, table.removed, table.kept) == (2, 2, 0)
+
+
+def test_columns_that_the_features_do_not_make_are_refused() -> None:
+    published = encode(Weights(manifest(features=(Feature(name="a", kind="categorical"),)), tensors()))
+    other = msgspec.structs.replace(published.manifest, columns=())
+    with pytest.raises(DamagedWeightsError, match="tells other columns than its features make here"):
+        decode(Published(other, published.parts))

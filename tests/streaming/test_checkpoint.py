@@ -24,7 +24,7 @@ from streaming.checkpoint import (
     encode_cut,
 )
 from streaming.connection import Kafka, Redis
-from streaming.publication import Publishing
+from streaming.publication import Gate, Publishing
 from streaming.settings import Batching
 
 
@@ -147,6 +147,32 @@ def test_from_where_records_come_and_where_weights_go_is_no_other_run(files: dic
         SETTINGS, kafka=Kafka(model="other"), redis=Redis(model="other"), publishing=Publishing(snapshot_every=3)
     )
     assert decode_cut(files, moved, name="7")[0] == decode_cut(files, SETTINGS, name="7")[0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "says"),
+    [
+        (
+            Gate(row_norm_most=5.0, on_refusal="stop"),
+            None,
+        ),  # a bound that stopped a run may be moved, and the run go on
+        (
+            Gate(calibration_most=1.5),
+            r"gate\.held_out_share: 0\.0 != 0\.01",
+        ),  # else these impressions would have taught
+        (Gate(row_norm_most=5.0, on_refusal="fall_back"), r"gate\.on_refusal: only in the second"),
+    ],
+)
+def test_bounds_of_the_gate_are_no_other_run_unless_training_hangs_on_them(
+    gate: Gate, says: str | None, files: dict[str, bytes]
+) -> None:
+    moved = msgspec.structs.replace(SETTINGS, gate=gate)
+    if says is None:
+        assert decode_cut(files, moved, name="7")[0] == decode_cut(files, SETTINGS, name="7")[0]
+        assert moved.hash == SETTINGS.hash
+        return
+    with pytest.raises(OtherRunError, match=says):
+        decode_cut(files, moved, name="7")
 
 
 def test_other_settings_are_refused_by_key(files: dict[str, bytes]) -> None:
