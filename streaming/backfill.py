@@ -134,6 +134,8 @@ class Backfill:
         }
         features = self._features(planned)
         self._report.without_features = len(planned) - len(features)
+        if not any(self._known[key][1].logged is None for key in features):
+            self._refuse_other_log(planned)
         rows = [(key, found) for key, found in planned.items() if key in features]
         reader, size, lines = FeatureReader(self._settings.features), self._settings.batching.batch_size, []
         for start in range(0, len(rows), size):
@@ -220,6 +222,13 @@ class Backfill:
     def _examples(self) -> Iterator[ExampleLine]:
         return map(msgspec.json.Decoder(ExampleLine).decode, self._run.lines(EXAMPLES))
 
+    def _refuse_other_log(self, planned: Collection[ImpressionKey]) -> None:
+        asked = sum(self._known[key][1].logged is None for key in planned)
+        if asked:
+            raise BackfillError(
+                f"--log {self._log} holds none of the {asked:,} impressions that are asked for: name the log that {self._run.path} was made from"
+            )
+
     def _features(self, keys: Collection[ImpressionKey]) -> dict[ImpressionKey, msgspec.Raw]:
         """Features of those impressions that are to be had: by the late record, or by the log."""
         own = {
@@ -227,13 +236,7 @@ class Backfill:
             for key in keys
             if (known := self._known.get(key)) is not None and known[1].logged is not None
         }
-        asked = set(keys) - own.keys()
-        found = features_of(self._log, self._settings.log.impressions, asked)
-        if asked and not found:
-            raise BackfillError(
-                f"--log {self._log} holds none of the {len(asked):,} impressions that are asked for: name the log that {self._run.path} was made from"
-            )
-        return own | found
+        return own | features_of(self._log, self._settings.log.impressions, set(keys) - own.keys())
 
     def _correction(self, account: Account, truth: Truth, kappa: float) -> Correction:
         windows, reach_ms = self._settings.windows, self._reach_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -30,6 +31,13 @@ class Topics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dead_letters: str | None = None
     late: str | None = None
     weights: str | None = None
+
+
+TOPIC_STEMS = tuple(key.replace("_", "-") for key in Topics.__struct_fields__)
+"""Every topic that the settings can name."""
+
+_MODEL = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_LEAST_SESSION_MS, _MOST_SESSION_MS = 6_000, 1_800_000
 
 
 class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,6 +72,28 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         900_000  # of weights in one record; below message.max.bytes of the topic, 1 MiB by default
     )
 
+    def __post_init__(self) -> None:
+        if not self.bootstrap_servers:
+            raise ValueError("kafka.bootstrap_servers must name a broker at least (got none): host:port")
+        for address in self.bootstrap_servers:
+            port = address.rpartition(":")[2]
+            if ":" not in address or not port.isdecimal() or not 0 < int(port) < 65_536:
+                raise ValueError(
+                    f"kafka.bootstrap_servers must be host:port, with a port up to 65535 (got {address!r})"
+                )
+        if not _MODEL.fullmatch(self.model):
+            raise ValueError(
+                f"kafka.model must be of letters, digits, '.', '_' and '-' (got {self.model!r}): it begins the names of topics"
+            )
+        if not _LEAST_SESSION_MS <= self.session_timeout_ms <= _MOST_SESSION_MS:
+            raise ValueError(
+                f"kafka.session_timeout_ms must be from {_LEAST_SESSION_MS} to {_MOST_SESSION_MS} (got {self.session_timeout_ms}): "
+                "brokers allow no other by default"
+            )
+        names = [self.topic(stem) for stem in TOPIC_STEMS]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"kafka.topics must be different topics (got {twice!r} twice)")
+
     def topic(self, stem: str) -> str:
         """What the topic of a stem is called.
 
@@ -93,10 +123,6 @@ class Redis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError(
                 f"redis.model must hold no braces (got {self.model!r}): they say which node of a cluster has a key"
             )
-
-
-TOPIC_STEMS = tuple(key.replace("_", "-") for key in Topics.__struct_fields__)
-"""Every topic that the settings can name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ from streaming.wire import encode_delivery
 
 def main(descriptor: int) -> None:
     """Does the job on stdin; deliveries go to this file descriptor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that learns; when it ends, so do we
+    # Ctrl-C, and a SIGTERM to all of the group, are for the process that learns; when it ends, so do we.
+    for asked_to_stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked_to_stop, signal.SIG_IGN)
     os.nice(10)  # a step waits for its slowest thread: whoever learns comes first, we take what is left
     try:
         frame = read_frame(sys.stdin.buffer)

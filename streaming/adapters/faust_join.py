@@ -14,6 +14,7 @@ Of Faust: group membership, assignment, fetching. Not: tables, windows, joins, i
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -122,6 +123,8 @@ class FaustJoin:
         """
         worker = faust.Worker(self._app, loglevel="ERROR", redirect_stdouts=False, quiet=True)
         worker.spinner = None
+        # A hundred lines a second while brokers are away; what a person must know is told by `_watch`, once in a while.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         threading.Thread(target=self._watch, daemon=True).start()
         code: object = 0
         try:

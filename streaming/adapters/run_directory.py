@@ -111,7 +111,7 @@ class RunDirectory:
         except BlockingIOError:
             self._let_go()
             raise RunDirectoryError(
-                f"--out {path} is being written by another replay: wait for it or end it, or choose another directory"
+                f"--out {path} is being written by another run: wait for it or end it, or choose another directory"
             ) from None
         self._names = names
         self._files = {name: OutputFile(path / name) for name in names}

@@ -117,7 +117,7 @@ def run_warnings(metrics: RunMetrics, out: Path) -> list[str]:
         found.append(
             f"{malformed:,} of {read:,} records are malformed, the first ({first.at}) because {first.reason}; they are in {path}"
         )
-    if not metrics.events.get("impression"):
+    if not metrics.events.get("impression") and not metrics.examples:
         found.append("no impressions were read, and nothing can be learned without them; see `afterclick check LOG`")
     refused = dict(metrics.refused_versions)
     if held := refused.pop("held", 0):
