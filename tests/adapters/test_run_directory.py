@@ -30,7 +30,7 @@ def run_of(tmp_path: Path) -> RunDirectory:
 
 def test_a_directory_that_another_replay_writes_is_refused_until_it_is_closed(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    with pytest.raises(RunDirectoryError, match="is being written by another replay"):
+    with pytest.raises(RunDirectoryError, match="is being written by another run"):
         RunDirectory(tmp_path / "run", NAMES)
     run.close()
     RunDirectory(tmp_path / "run", NAMES).close()
