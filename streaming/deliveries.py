@@ -43,8 +43,7 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
         partitions: by number. watermark_ms: of all together. at_ms: the latest batch's time.
         batch: examples of the batch that is not full, as `decode_examples` reads them.
         figures: what was counted. is_closed: whether the run was closed at its end: nothing can follow.
-        open_since_ms: live: processing time since which that batch has been open; None if no look has found it open yet.
-        look: of a cut within a look: the watermark that the look comes to, and live its processing time; None between two looks.
+        open_since_ms: live: processing time since which that batch has been open.
     """
 
     places: dict[str, Place]
@@ -56,7 +55,6 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
     figures: IngestFigures
     is_closed: bool
     open_since_ms: int | None = None
-    look: tuple[int | None, int | None] | None = None
 
 
 class Delivery(NamedTuple):
