@@ -226,7 +226,7 @@ def replay(
     print_json(metrics) if as_json else print_rows(f"Replayed {log} into {out}", run_rows(metrics, out))
     for warning in run_warnings(metrics, out):
         warn(warning)
-    sys.exit(0 if metrics.events.get("impression") else 1)
+    None if metrics.events.get("impression") else sys.exit(1)
 
 
 def _processes() -> int:
