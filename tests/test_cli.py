@@ -16,7 +16,7 @@ import pytest
 from disks import full_disk
 from worlds import small_settings
 
-from streaming.cli import main
+from streaming.cli import app, main
 from streaming.settings import Settings, dump
 
 
@@ -117,6 +117,11 @@ def test_of_a_directory_that_is_no_run_no_weights_are_looked_at_or_released(
     assert done.code == 1
     assert f"RUN {log} holds no weights: name the directory that" in " ".join(done.err.split())
     assert sorted(log.rglob("*")) == before
+
+
+def test_what_calls_replay_goes_on_after_it(log: Path, config: Path, tmp_path: Path) -> None:
+    app(["replay", str(log), "--config", str(config), "--out", str(tmp_path / "run")], standalone_mode=False)
+    assert (tmp_path / "run" / "metrics.json").is_file()  # the demo is such a caller: it verifies and reports after it
 
 
 def test_a_start_that_is_refused_leaves_nothing_behind(afterclick: Afterclick, log: Path, tmp_path: Path) -> None:
