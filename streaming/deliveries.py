@@ -43,7 +43,8 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
         partitions: by number. watermark_ms: of all together. at_ms: the latest batch's time.
         batch: examples of the batch that is not full, as `decode_examples` reads them.
         figures: what was counted. is_closed: whether the run was closed at its end: nothing can follow.
-        open_since_ms: live: processing time since which that batch has been open.
+        open_since_ms: live: processing time since which that batch has been open; None if no look has found it so yet.
+        look_ms: live: processing time of the look within which it was taken; None if it was taken between two.
     """
 
     places: dict[str, Place]
@@ -55,6 +56,7 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
     figures: IngestFigures
     is_closed: bool
     open_since_ms: int | None = None
+    look_ms: int | None = None
 
 
 class Delivery(NamedTuple):

@@ -20,7 +20,7 @@ from streaming.log_file import Place
 from streaming.metrics import IngestFigures, PartitionFigures
 from streaming.outputs import side_line
 from streaming.partitions import PARTITION_FIGURES, Partition, join_partition, policy_of
-from streaming.ports import Arriving, Source
+from streaming.ports import Source
 from streaming.set_aside import SetAside
 from streaming.settings import Settings
 
@@ -59,6 +59,7 @@ class Ingest:
         self._at_ms = self._read_bytes = 0
         self._figures = IngestFigures()
         self._open_since: tuple[int, int] | None = None  # live: which batch is open, and since when, in processing time
+        self._look_ms: int | None = None  # live: processing time of the look that is being worked off
         self._is_changed = False  # since the last cut
         self._cut_places: dict[str, Place] | None = None  # how far the source had been read at it
         self._is_closed = False
@@ -69,16 +70,14 @@ class Ingest:
         Args:
             close_at_end: the log is complete: label what is still open instead of keeping it. Nothing can follow then.
         """
+        if self._look_ms is not None:  # it was cut within, and ends as if it had not been
+            yield from self._to_end_of_look(self._look_ms, None)
         for arrivals in self._source:  # bytes -> Event, in arrival order
             partition = self._partitions[arrivals.p]
             lines = partition.on_arrivals(arrivals, self._figures)
             self._read_bytes = sum(place.start for place in self._source.places().values())
             yield Delivery(arrivals.records, self._read_bytes, lines, [], copy_figures(self._figures))
-            if (reached_ms := self._reached_ms()) is not None:
-                for watermark_ms, is_cut in self._stops(arrivals, reached_ms):
-                    yield self._advance(watermark_ms, is_cut=is_cut)
-            if arrivals.now_ms is not None and self._has_lingered(arrivals.now_ms):
-                yield Delivery(0, self._read_bytes, [], self._collated(self._batcher.flush()), self._shown())
+            yield from self._to_end_of_look(arrivals.now_ms, arrivals.first_watermark_ms)
         if close_at_end:
             self._is_closed = True
             closing_ms = self._closing_ms()
@@ -90,6 +89,16 @@ class Ingest:
         if self._is_changed or self._is_closed or dict(self._source.places()) != self._cut_places:
             yield Delivery(0, self._read_bytes, [], [], self._shown(), self._cut())
         yield Delivery(0, self._read_bytes, [], self._collated(self._batcher.flush()), self._shown())
+
+    def _to_end_of_look(self, now_ms: int | None, first_watermark_ms: int | None) -> Iterator[Delivery]:
+        """What comes due by the watermark that a look has brought."""
+        self._look_ms = now_ms
+        if (reached_ms := self._reached_ms()) is not None:
+            for watermark_ms, is_cut in self._stops(first_watermark_ms, reached_ms):
+                yield self._advance(watermark_ms, is_cut=is_cut)
+        if now_ms is not None and self._has_lingered(now_ms):
+            yield Delivery(0, self._read_bytes, [], self._collated(self._batcher.flush()), self._shown())
+        self._look_ms = None
 
     def _has_lingered(self, now_ms: int) -> bool:
         """Live: whether the batch that is open has been so for longer than anybody wants to wait."""
@@ -115,13 +124,12 @@ class Ingest:
             return self._watermark_ms if reached_ms is None else reached_ms
         return max(reached_ms, self._watermark_ms)
 
-    def _stops(self, arrivals: Arriving, watermark_ms: int) -> Iterator[tuple[int, bool]]:
+    def _stops(self, first_ms: int | None, watermark_ms: int) -> Iterator[tuple[int, bool]]:
         """The watermarks to halt at on the way to a new one, and whether a cut is due there: multiples of `cut_interval_ms` by
         which something happened, and the end.
         """
         reached_ms, interval_ms = self._watermark_ms, self._settings.cuts.cut_interval_ms
         if reached_ms is None:
-            first_ms = arrivals.first_watermark_ms
             reached_ms = watermark_ms if first_ms is None else first_ms
         while True:
             if not self._is_changed:  # a log may have gaps of years, and the interval may be a millisecond
@@ -184,6 +192,7 @@ class Ingest:
     def _cut(self) -> IngestState:
         self._is_changed = False
         self._cut_places = dict(self._source.places())
+        since = self._open_since
         return IngestState(
             places=self._cut_places,
             source=self._source.snapshot(),
@@ -193,7 +202,8 @@ class Ingest:
             batch=self._batcher.snapshot(),
             figures=self._shown(),
             is_closed=self._is_closed,
-            open_since_ms=None if self._open_since is None else self._open_since[1],
+            open_since_ms=since[1] if since is not None and since[0] == self._batcher.taken else None,
+            look_ms=self._look_ms,
         )
 
     def restore(self, state: IngestState) -> None:
@@ -205,7 +215,7 @@ class Ingest:
         self._figures = copy_figures(state.figures)
         self._collator.faults.update(state.figures.feature_faults)
         self._open_since = None if state.open_since_ms is None else (self._batcher.taken, state.open_since_ms)
-        self._cut_places = state.places
+        self._cut_places, self._look_ms = state.places, state.look_ms
 
 
 def collator_of(settings: Settings) -> Collator:
