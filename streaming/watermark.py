@@ -1,6 +1,6 @@
 """How far event time has come in one join partition that is read live. Must not know records, topics or the time of day.
 
-    clock of a stream    largest event time it has shown - out_of_orderness        (None until it has shown one)
+    clock of a stream    largest event time it has shown - out_of_orderness        (None until it has shown one; `jumps.py` says which count)
     unheld watermark     smallest clock of the streams that are not idle;
                          all idle: the largest of their clocks, and there it stops
     watermark            the same with a stalled stream counted as not idle, but at most stall_hold behind the unheld one
@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from streaming.events import RecordKind
+from streaming.jumps import Jumps
 from streaming.log_file import ALWAYS, NEVER, Bool, Int64
 from streaming.stalls import Following, FollowingSnapshot
 
@@ -49,6 +50,7 @@ class ClockSnapshot(msgspec.Struct, frozen=True):
     unheld_ms: int | None
     watermark_ms: int | None
     following: tuple[FollowingSnapshot, ...]
+    jumps: tuple[tuple[int, ...], ...] = ((), (), ())
 
 
 class PartitionClock:
@@ -58,7 +60,7 @@ class PartitionClock:
 
     Args:
         out_of_orderness_ms: how far behind its stream's newest a record may be and still be on time.
-        alignment_ms: how far ahead of the watermark a stream may be read; more than the above.
+        alignment_ms: how far ahead of the watermark a stream may be read, and a single record move its clock; more than the above.
         future_skew_ms: how far ahead of processing time a record may be stamped.
         stall_hold_ms: how much event time a stream that has stalled may hold back.
 
@@ -76,7 +78,7 @@ class PartitionClock:
     def __init__(self, *, out_of_orderness_ms: int, alignment_ms: int, future_skew_ms: int, stall_hold_ms: int) -> None:
         self._out_of_orderness_ms, self._alignment_ms = out_of_orderness_ms, alignment_ms
         self._future_skew_ms, self._stall_hold_ms = future_skew_ms, stall_hold_ms
-        self._newest_ms = dict.fromkeys(RecordKind, NEVER)
+        self._jumps = {kind: Jumps(alignment_ms=alignment_ms) for kind in RecordKind}
         self._idle = dict.fromkeys(RecordKind, False)
         self._following = {kind: Following() for kind in _LEADER}
         self._start_ms = self._unheld_ms = self._watermark_ms = NEVER
@@ -92,13 +94,11 @@ class PartitionClock:
         is_future = times > now_ms + self._future_skew_ms
         watermarks = np.empty_like(times)
         known = np.flatnonzero(~is_future)
-        if len(known) and self._newest_ms[kind] == NEVER:
+        if len(known) and self.newest_ms(kind) == NEVER:
             first_ms = int(times[known[0]])
             self._start_ms = first_ms if self._start_ms == NEVER else min(self._start_ms, first_ms)
         leads = {
-            follower: times[known] >= self._newest_ms[follower]
-            for follower, leader in _LEADER.items()
-            if leader == kind
+            follower: times[known] >= self.newest_ms(follower) for follower, leader in _LEADER.items() if leader == kind
         }
         for start, end in pairwise(self._stops(known, leads, len(times))):
             some = slice(start, end)
@@ -122,9 +122,8 @@ class PartitionClock:
         """Moves the clock of a stream; the watermark after each record. NEVER is a time that moves nothing, or no watermark."""
         if is_shown:
             self._idle[kind] = False
-        newest = np.maximum(np.maximum.accumulate(times), self._newest_ms[kind])
+        newest = self._jumps[kind].newest(times, reached_ms=self._unheld_ms)
         clocks = np.where(newest == NEVER, NEVER, newest - self._out_of_orderness_ms)
-        self._newest_ms[kind] = int(newest[-1])
         if self._idle[kind]:  # nothing but future records
             return np.full(len(times), self._watermark_ms)
         stalled = self.stalled
@@ -141,7 +140,7 @@ class PartitionClock:
 
     def _smallest(self, kinds: list[RecordKind]) -> int:
         """The smallest clock of some streams: NEVER if one has shown nothing, ALWAYS if there are none."""
-        newest_ms = min((self._newest_ms[kind] for kind in kinds), default=ALWAYS)
+        newest_ms = min((self.newest_ms(kind) for kind in kinds), default=ALWAYS)
         return newest_ms if newest_ms in (NEVER, ALWAYS) else newest_ms - self._out_of_orderness_ms
 
     def set_idle(self, kind: RecordKind, is_idle: bool) -> None:
@@ -149,9 +148,11 @@ class PartitionClock:
         if self._idle[kind] == is_idle:
             return
         self._idle[kind] = is_idle
+        if is_idle:
+            self._jumps[kind].end()
         running = [other for other in RecordKind if not self._idle[other]]
         stalled = self.stalled
-        largest_ms = max(self._newest_ms.values())
+        largest_ms = max(map(self.newest_ms, RecordKind))
         unheld_ms = self._smallest(running)
         if unheld_ms == ALWAYS:
             unheld_ms = NEVER if largest_ms == NEVER else largest_ms - self._out_of_orderness_ms
@@ -184,8 +185,8 @@ class PartitionClock:
         return 0 if self._watermark_ms == NEVER else self._unheld_ms - self._watermark_ms
 
     def newest_ms(self, kind: RecordKind) -> int:
-        """The largest event time that a stream has shown, NEVER if none."""
-        return self._newest_ms[kind]
+        """The largest event time of a stream that counts, NEVER if it has shown none."""
+        return self._jumps[kind].newest_ms
 
     def ahead(self) -> list[RecordKind]:
         """The streams to be read no further until the others have caught up; never all of those that are waited for.
@@ -197,22 +198,24 @@ class PartitionClock:
             if self._start_ms == NEVER:
                 return []
             base_ms = self._start_ms - self._out_of_orderness_ms
-        return [kind for kind in RecordKind if self._newest_ms[kind] > base_ms + self._alignment_ms]
+        return [kind for kind in RecordKind if self.newest_ms(kind) > base_ms + self._alignment_ms]
 
     def snapshot(self) -> ClockSnapshot:
         """All of it, as a value."""
         return ClockSnapshot(
-            newest_ms=tuple(map(_or_none, self._newest_ms.values())),
+            newest_ms=tuple(_or_none(self.newest_ms(kind)) for kind in RecordKind),
             is_idle=tuple(self._idle.values()),
             start_ms=_or_none(self._start_ms),
             unheld_ms=_or_none(self._unheld_ms),
             watermark_ms=_or_none(self._watermark_ms),
             following=tuple(following.snapshot() for following in self._following.values()),
+            jumps=tuple(tuple(jumps.waiting) for jumps in self._jumps.values()),
         )
 
     def restore(self, snapshot: ClockSnapshot) -> None:
         """Takes up where a snapshot was taken."""
-        self._newest_ms = dict(zip(RecordKind, map(_or_never, snapshot.newest_ms), strict=True))
+        for jumps, newest_ms, waiting in zip(self._jumps.values(), snapshot.newest_ms, snapshot.jumps, strict=True):
+            jumps.restore(_or_never(newest_ms), list(waiting))
         self._idle = dict(zip(RecordKind, snapshot.is_idle, strict=True))
         self._start_ms, self._unheld_ms = _or_never(snapshot.start_ms), _or_never(snapshot.unheld_ms)
         self._watermark_ms = _or_never(snapshot.watermark_ms)

@@ -16,10 +16,13 @@ NOW_MS = 4_000_000_000_000
 """Later than anything in a log: nothing is from the future."""
 
 
-def polled_log(path: Path, **dials: object) -> tuple[Settings, dict[str, list[PolledRecord]]]:
+def polled_log(
+    path: Path, *, alignment_ms: int | None = None, **dials: object
+) -> tuple[Settings, dict[str, list[PolledRecord]]]:
     """Its settings, and its records by `topic[0]`, each under its id."""
     log = small_log(path, **dials)
-    settings = small_settings(log, labels={"method": "survival"})
+    event_time: dict[str, object] = {} if alignment_ms is None else {"alignment_ms": alignment_ms}
+    settings = small_settings(log, labels={"method": "survival"}, event_time=event_time)
     lines = lines_of(log)
     records: dict[str, list[PolledRecord]] = {}
     for kind, fields in zip(

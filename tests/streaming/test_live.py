@@ -151,6 +151,46 @@ def test_who_runs_ahead_is_paused_until_the_others_have_come() -> None:
     assert polls.paused == [frozenset(), frozenset({"m.impressions[0]"}), frozenset()]
 
 
+class Backlog:
+    """Streams of partition 0 that are read a few records at a time, unless paused; at their ends they are idle."""
+
+    def __init__(self, **unread: list[PolledRecord]) -> None:
+        self._unread = {f"m.{stem}[0]": records for stem, records in unread.items()}
+
+    def poll(self, paused: frozenset[str]) -> Polled | None:
+        records = {name: some[:3] for name, some in self._unread.items() if some and name not in paused}
+        if not records:
+            assert not any(self._unread.values()), f"stands still: {paused}"
+            return None
+        for name, some in records.items():
+            self._unread[name] = self._unread[name][len(some) :]
+        ended = [f"m.{kind.stem}[0]" for kind in RecordKind if not self._unread.get(f"m.{kind.stem}[0]")]
+        return Polled(T0 + DAY, records, dict.fromkeys(ended, True))
+
+
+DAY = 86_400_000
+
+
+@pytest.mark.parametrize("wrong", ["impressions", "clicks"])
+def test_a_wrong_time_in_a_backlog_makes_nothing_late(wrong: str) -> None:
+    times = range(0, 6_000, 20)
+    streams = {
+        "impressions": [(f"i{at}", shown(f"i{at}", at)) for at in times],
+        "clicks": [(f"i{at}", clicked(f"i{at}", at + 5)) for at in times],
+    }
+    streams[wrong].insert(40, ("w", (shown if wrong == "impressions" else clicked)("w", DAY // 2)))
+    backlog = Backlog(
+        **{
+            stem: [(offset, name.encode(), line_of(event)) for offset, (name, event) in enumerate(events)]
+            for stem, events in streams.items()
+        }
+    )
+    places = start_places(dict.fromkeys([f"m.{kind.stem}[0]" for kind in RecordKind], 0))
+    arrived = list(LiveSource(backlog, SETTINGS, partitions=1, places=places))
+    assert sum(arrivals.records for arrivals in arrived) == 2 * len(times) + 1
+    assert [rows(arrivals) for arrivals in arrived if (arrivals.times < arrivals.watermarks).any()] == []
+
+
 def test_a_stall_is_told_by_name_and_by_how_much_it_holds() -> None:
     settings = msgspec.structs.replace(SETTINGS, event_time=msgspec.structs.replace(TIME, alignment_ms=10_000))
     many = [(n, None, line_of(shown(f"i{n}", n // 10))) for n in range(200)]

@@ -250,13 +250,25 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """All kinds of mishap; blocks of few examples, so that most looks fill several."""
-    path = tmp_path_factory.mktemp("takeover") / "log"
+    """All kinds of mishap; blocks of few examples, so that most looks fill several. Every record moves its stream's clock."""
+    yield from small_blocks(polled_log(tmp_path_factory.mktemp("takeover") / "log", alignment_ms=86_400_000, **TRAFFIC))
+
+
+@pytest.fixture(scope="module")
+def thin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    """The same with clicks and conversions so far apart, by this alignment, that one alone moves no clock."""
+    yield from small_blocks(polled_log(tmp_path_factory.mktemp("takeover") / "log", **TRAFFIC))
+
+
+TRAFFIC: dict[str, Any] = {"impressions": 240, "days": 1.0}
+
+
+def small_blocks(log: Log) -> Iterator[Told]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("streaming.joiner.BLOCK_EXAMPLES", 6)
         patch.setattr("streaming.joiner.UNTOLD_LOOKS", 3)
         patch.setattr("streaming.takeover.PORTION_RECORDS", 50)
-        yield Told(polled_log(path, impressions=240, days=1.0))
+        yield Told(log)
 
 
 def test_where_a_dead_worker_had_taken_a_stream_for_idle_nothing_that_follows_counts_as_sent_before(told: Told) -> None:
@@ -483,11 +495,11 @@ def play(world: World, event: tuple[Any, ...]) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(events, max_size=14), st.integers(0, 60))
+@given(st.booleans(), st.lists(events, max_size=14), st.integers(0, 60))
 def test_whoever_dies_sleeps_and_wakes_up_when_it_is_as_if_one_had_done_it_all(
-    told: Told, happenings: list[tuple[Any, ...]], cut: int
+    told: Told, thin: Told, is_thin: bool, happenings: list[tuple[Any, ...]], cut: int
 ) -> None:
-    world = told.world()
+    world = (thin if is_thin else told).world()
     world.begin()
     for event in happenings:
         play(world, event)

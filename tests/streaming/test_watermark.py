@@ -53,6 +53,7 @@ class SlowClock:
         self.newest: dict[RecordKind, int] = {}
         self.idle: set[RecordKind] = set()
         self.following = {C: Following(), V: Following()}
+        self.jumping: dict[RecordKind, list[int]] = {kind: [] for kind in RecordKind}
         self.starts: list[int] = []
         self.watermark: int | None = None
         self.unheld: int | None = None
@@ -82,7 +83,7 @@ class SlowClock:
         if kind not in self.newest:
             self.starts.append(time)
         self.idle.discard(kind)
-        self.newest[kind] = max(time, self.newest.get(kind, time))
+        self.count(kind, time)
         for follower, leader in LEADER.items():
             if kind == follower:
                 self.following[follower].follow(1)
@@ -91,8 +92,29 @@ class SlowClock:
         self.move()
         return self.watermark, False
 
+    def count(self, kind: RecordKind, time: int) -> None:
+        jumping, is_near = self.jumping[kind], self.is_near(kind, time)
+        if is_near:
+            self.newest[kind] = max(time, self.newest.get(kind, time))
+        else:
+            jumping.append(time)
+            if len(jumping) == 16:
+                self.newest[kind] = min(jumping)
+        while near := [waiting for waiting in jumping if self.is_near(kind, waiting)]:
+            self.newest[kind] = max(self.newest.get(kind, near[0]), *near)
+            self.jumping[kind] = jumping = [waiting for waiting in jumping if waiting not in near]
+        if is_near:
+            self.jumping[kind] = jumping[1:]
+
+    def is_near(self, kind: RecordKind, time: int) -> bool:
+        known = [ms for ms in (self.newest.get(kind), self.unheld) if ms is not None]
+        return not known or time <= max(known) + ALIGNED
+
     def set_idle(self, kind: RecordKind, is_idle: bool) -> None:
         if (kind in self.idle) != is_idle:
+            if is_idle and (waiting := self.jumping[kind]):
+                self.newest[kind] = max(self.newest.get(kind, waiting[0]), *waiting)
+                self.jumping[kind] = []
             (self.idle.add if is_idle else self.idle.discard)(kind)
             self.move()
 
@@ -213,6 +235,53 @@ def test_a_future_record_moves_nothing() -> None:
     assert clock.newest_ms(I) == 101
 
 
+def begun() -> PartitionClock:
+    clock = fresh()
+    clock.set_idle(V, True)
+    shown(clock, C, 100)
+    shown(clock, I, 100)
+    return clock
+
+
+def test_a_wrong_time_in_a_backlog_moves_no_clock_and_pauses_no_stream() -> None:
+    clock = begun()
+    for at in range(100, 200, 5):
+        shown(clock, C, at)
+        shown(clock, I, at, *[9_000] * (at % 25 == 0))
+    assert (clock.newest_ms(I), clock.watermark_ms, clock.ahead()) == (195, 190, [])
+
+
+def test_sixteen_that_jump_are_a_gap_in_the_traffic() -> None:
+    clock = begun()
+    clock.set_idle(C, True)
+    assert shown(clock, I, *range(9_000, 9_015)) == 95
+    assert shown(clock, I, 9_015) == 9_010
+
+
+def test_a_gap_is_seen_though_a_third_of_what_follows_is_late() -> None:
+    clock = begun()
+    clock.set_idle(C, True)
+    shown(clock, I, *[at for n in range(30) for at in (9_000 + n, 9_000 + n, 50)])
+    assert clock.newest_ms(I) == 9_029
+
+
+def test_what_jumps_counts_once_nothing_more_can_speak_against_it() -> None:
+    clock = begun()
+    clock.set_idle(C, True)
+    assert shown(clock, I, 9_000) == 95
+    clock.set_idle(I, True)
+    assert clock.watermark_ms == 8_995
+
+
+def test_what_jumps_counts_once_the_others_have_come_as_far() -> None:
+    clock = begun()
+    shown(clock, I, 180)
+    assert clock.newest_ms(I) == 100
+    shown(clock, C, 140)  # the watermark stays at 95: impressions are not there yet
+    shown(clock, I, 140)
+    assert clock.newest_ms(I) == 180
+
+
 def stalled_clicks() -> PartitionClock:
     """100 impressions and 50 clicks; then impressions alone."""
     clock = fresh()
@@ -232,7 +301,7 @@ def test_a_dead_click_stream_holds_it_for_so_long_and_no_longer() -> None:
     shown(clock, I, *[100] * 69)
     assert shown(clock, I, 120) == 95
     assert (clock.stalled, clock.held_ms) == ((C,), 20)
-    assert shown(clock, I, 200) == 155
+    assert shown(clock, I, *[200] * 16) == 155
     assert clock.held_ms == HOLD
     assert shown(clock, C, 201) == 195  # clicks are back, and conversions idle
     assert (clock.stalled, clock.held_ms) == ((), 0)
@@ -257,7 +326,7 @@ def test_a_stalled_partition_is_not_idle() -> None:
 
 def test_alignment_is_measured_without_the_hold() -> None:
     clock = stalled_clicks()
-    shown(clock, I, *[100] * 70, 190)
+    shown(clock, I, *[100] * 70, *[190] * 16)
     assert (clock.watermark_ms, clock.held_ms, clock.ahead()) == (145, 40, [])
 
 
