@@ -90,9 +90,28 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"kafka.session_timeout_ms must be from {_LEAST_SESSION_MS} to {_MOST_SESSION_MS} (got {self.session_timeout_ms}): "
                 "brokers allow no other by default"
             )
+        self._refuse_unused()
         names = [self.topic(stem) for stem in TOPIC_STEMS[:3]]  # those of events
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"kafka.topics must be different topics (got {twice!r} twice)")
+
+    def _refuse_unused(self) -> None:
+        """What would be passed over in silence: whoever sets it believes that it holds."""
+        protocol = self.security_protocol
+        if self.sasl_mechanism is not None and not protocol.startswith("SASL"):
+            raise ValueError(
+                f"kafka.sasl_mechanism is for SASL_PLAINTEXT and SASL_SSL alone (got {self.sasl_mechanism!r} under "
+                f"kafka.security_protocol = {protocol!r}): nobody would be asked for a password; set one of these, or leave it out"
+            )
+        files = [key for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile") if getattr(self, key) is not None]
+        if files and not protocol.endswith("SSL"):
+            raise ValueError(
+                f"kafka.{files[0]} is for SSL and SASL_SSL alone (got {getattr(self, files[0])!r} under "
+                f"kafka.security_protocol = {protocol!r}): nothing would be encrypted; set one of these, or leave it out"
+            )
+        for key in ("fetch_max_bytes", "max_partition_fetch_bytes"):
+            if not 1_024 <= getattr(self, key) < 2**31:
+                raise ValueError(f"kafka.{key} must be from 1024 to {2**31 - 1} bytes (got {getattr(self, key)})")
 
     def topic(self, stem: str) -> str:
         """What the topic of a stem is called.

@@ -74,6 +74,7 @@ class JoinWorker:
         self._p_of: dict[str, int] = {}
         self._lost: dict[int, dict[str, int]] = {}  # up to where the client has given, by stream
         self._gone = IngestFigures()  # counted in partitions that were let go
+        self._is_broker_away = False  # when they were last asked
 
     @property
     def held(self) -> frozenset[int]:
@@ -216,7 +217,9 @@ class JoinWorker:
             JoinError: a record has been there for long, and the client does not give it.
         """
         self._catch_up(now_ms)
-        ends = self._offsets.ends(self.stream_names())
+        names = self.stream_names()
+        ends = self._offsets.ends(names)
+        self._is_broker_away = bool(names) and not ends
         for p, held in sorted(self._held.items()):
             places = {name: held.joiner.places[name].line for name in held.joiner.names}
             for name, at in places.items():
@@ -314,7 +317,9 @@ class JoinWorker:
     def metrics(self) -> RunMetrics:
         """What was counted, and how far each partition has come."""
         shown = [held.joiner.shown() for held in self._held.values()]
-        return with_figures(RunMetrics(), _sum([self._gone, *shown]))
+        total = _sum([self._gone, *shown])
+        total.is_broker_away = self._is_broker_away
+        return with_figures(RunMetrics(), total)
 
 
 def _sum(figures: list[IngestFigures]) -> IngestFigures:

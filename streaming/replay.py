@@ -20,6 +20,7 @@ from streaming.run import Run, refuse_unusable
 from streaming.settings import Settings, SettingsError
 
 REMOTE_ERRORS: dict[str, type[Exception]] = {"LogError": LogError, "TapeError": TapeError}
+_REMEDY = "go on from the last cut with --resume, or use one process with --processes 1"
 
 
 class Replay(Run):
@@ -64,7 +65,9 @@ class Replay(Run):
             self.size_bytes = source.size_bytes
             source.close()
         job = partial(_job, log, settings, speed)
-        feed: Feed = IngestHere(job) if processes == 1 else IngestProcess(partial(_encoded, job), REMOTE_ERRORS)
+        feed: Feed = (
+            IngestHere(job) if processes == 1 else IngestProcess(partial(_encoded, job), REMOTE_ERRORS, remedy=_REMEDY)
+        )
         super().__init__(out, settings, feed, resume=resume, environ=environ, tell=tell, warm_start=warm_start)
 
     @property

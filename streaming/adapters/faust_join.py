@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import faust
+import msgspec
 from faust.types import TP
 
 from streaming.adapters.faust_connection import faust_options
@@ -93,8 +94,7 @@ class FaustJoin:
         self._uncommitted: dict[TP, int] = {}
         self._watched = threading.Event()
         self._look_every_s = min(max(settings.event_time.idle_timeout_ms / 3_000, 0.1), 5.0)
-        self.metrics = RunMetrics()
-        """What was counted by a moment ago."""
+        self._metrics, self._is_broker_away = RunMetrics(), False
         self._folder = tempfile.TemporaryDirectory(
             prefix="afterclick-join-"
         )  # Faust wants one, and keeps nothing in it
@@ -125,6 +125,7 @@ class FaustJoin:
         worker.spinner = None
         # A hundred lines a second while brokers are away; what a person must know is told by `_watch`, once in a while.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        logging.getLogger("kafka").propagate = False  # errors are made of what it says: it goes on saying it
         threading.Thread(target=self._watch, daemon=True).start()
         code: object = 0
         try:
@@ -199,7 +200,7 @@ class FaustJoin:
             monotonic_ms = time.monotonic_ns() // 1_000_000
             self._worker.look(paused=self._paused, now_ms=now_ms, monotonic_ms=monotonic_ms)
             self._looked_s = time.monotonic()
-        self.metrics = self._worker.metrics()
+        self._metrics = self._worker.metrics()
 
     def _notice_lost(self) -> None:
         """Tells a person what another has claimed; held again after a while, if the group has not said by then that it is not ours."""
@@ -223,6 +224,12 @@ class FaustJoin:
             self._group.committed(now_s=time.monotonic())
 
     @property
+    def metrics(self) -> RunMetrics:
+        """What was counted by a moment ago."""
+        is_away = self._metrics.is_broker_away or self._is_broker_away
+        return msgspec.structs.replace(self._metrics, is_broker_away=is_away)
+
+    @property
     def commit_age_s(self) -> float:
         """How long it is that everything was committed; 0 where nothing is held."""
         return self._group.commit_age_s(now_s=time.monotonic())
@@ -233,11 +240,17 @@ class FaustJoin:
         Once in a while Faust's client does not find back into its group after its brokers were away and members slept: it waits for ever. A worker that
         ends is started again by whoever runs it, and goes on from its snapshot.
         """
-        while not self._watched.wait(self._group.still_s / 3):
+        tick_s, was_away = self._group.still_s / 3, False
+        while not self._watched.wait(tick_s):
             now_s, age_s = time.monotonic(), self.commit_age_s
-            if age_s > self._group.still_s:
+            # The worker sees it where it looks at the topics; not while it waits for what it has appended.
+            self._is_broker_away = age_s > tick_s and not answers(self._settings.kafka, self._secret)
+            if was_away is not (was_away := self.metrics.is_broker_away):
+                where = f"kafka {', '.join(self._settings.kafka.bootstrap_servers)}"
+                self._tell(f"{where} is away; tried again until it is back" if was_away else f"{where} is back")
+            elif age_s > self._group.still_s and not was_away:
                 self._tell(
-                    f"nothing could be committed for {age_s:.0f} s ({self._why or 'the brokers do not answer'}): what comes is held back, nothing is lost"
+                    f"nothing could be committed for {age_s:.0f} s ({self._why or 'the group does not answer'}): what comes is held back, nothing is lost"
                 )
             says = self._group.hung(now_s=now_s)
             if says is None or self._is_ended or self._works:  # a large partition may take long to be taken over

@@ -45,10 +45,17 @@ class IngestProcess:
     Args:
         job: what is to be done, as bytes for `streaming.ingest_worker`, of where to go on and whether to close at the end.
         errors: exceptions, by name, that are raised here as they were there.
+        remedy: what to do if it dies, in words.
     """
 
-    def __init__(self, job: Callable[[IngestState | None, bool], bytes], errors: Mapping[str, type[Exception]]) -> None:
-        self._job, self._errors = job, errors
+    def __init__(
+        self,
+        job: Callable[[IngestState | None, bool], bytes],
+        errors: Mapping[str, type[Exception]],
+        *,
+        remedy: str = "the same command goes on from the last cut",
+    ) -> None:
+        self._job, self._errors, self._remedy = job, errors, remedy
         self._state: IngestState | None = None
         self._stdin: IO[bytes] | None = None
         self._is_stopped = False
@@ -97,7 +104,7 @@ class IngestProcess:
                 yield decode_delivery(content)
             raise IngestProcessError(
                 f"the process that reads records ended with code {worker.wait()} and did not say why (out of memory? killed?): "
-                "go on from the last cut with --resume, or use one process with --processes 1"
+                f"{self._remedy}"
             )
         finally:
             self._stdin = None

@@ -154,6 +154,8 @@ def _remedy(settings: Kafka, said: str, error: Exception) -> str:
         return "The broker knows who asks and does not allow it: grant the right, or ask as another user"
     if "REFUSED" in said or "refused" in said:
         return "Look whether a broker listens there"
+    if "DNS" in said:
+        return "Look at the names: this machine cannot resolve one"
     if settings.security_protocol.startswith(
         "SASL"
     ):  # a broker that is told a wrong password hangs up, often without a word

@@ -11,7 +11,7 @@ import kafka
 import kafka.errors
 from kafka.producer.future import RecordMetadata
 
-from streaming.adapters.kafka_connection import BrokerError, connected, reaching
+from streaming.adapters.kafka_connection import BrokerError, answers, connected, reaching
 from streaming.connection import Credentials, Kafka
 
 _UNDELIVERED = 20_000
@@ -58,7 +58,7 @@ class KafkaSink:
         """How many partitions a topic has.
 
         Raises:
-            BrokerError: there is no such topic.
+            BrokerError: there is no such topic, or the brokers do not answer.
         """
         if stem not in self._partitions:
             topic = self._settings.topic(stem)
@@ -66,8 +66,11 @@ class KafkaSink:
                 with reaching(self._settings, self._secret, f"find topic {topic}"):
                     self._partitions[stem] = len(self._producer.partitions_for(topic))
             except BrokerError as error:
+                if not answers(self._settings, self._secret):
+                    raise
                 raise BrokerError(
-                    f"{error}. If it is the topic that is not there, `afterclick topics create` makes it"
+                    f"kafka.topics: {topic} is not there on {', '.join(self._settings.bootstrap_servers)}, or may not be written to: "
+                    "make it with `afterclick topics create`, or set kafka.model or [kafka.topics] to what it is called"
                 ) from error
         return self._partitions[stem]
 

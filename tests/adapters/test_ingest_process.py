@@ -80,7 +80,7 @@ def test_its_death_is_told(log: Path) -> None:
     next(deliveries)
     (worker,) = children()
     os.kill(worker, signal.SIGKILL)
-    with pytest.raises(IngestProcessError, match=r"ended with code -9 .*--resume"):
+    with pytest.raises(IngestProcessError, match=r"ended with code -9 .*the same command goes on from the last cut"):
         for _ in deliveries:
             pass
 

@@ -182,7 +182,7 @@ def test_a_broker_that_dies_is_told_of_once_and_read_on_from_when_it_is_back(kaf
 
 def test_a_sink_needs_its_topic(kafka: Server) -> None:
     sink = KafkaSink(settings_on(kafka, connect_timeout_ms=1_000).kafka, NOBODY)
-    with pytest.raises(BrokerError, match=r"late: .*topics create"):
+    with pytest.raises(BrokerError, match=r"kafka\.topics: \S+\.late is not there on .*topics create"):
         sink.append("late", b"x")
     sink.close()
 
@@ -277,7 +277,9 @@ def test_who_has_the_password_is_let_in_and_who_has_not_is_told_so(guarded: Guar
         KafkaPolls(replaced(settings, connect_timeout_ms=1_000), Credentials("app", "hunter2"))
     assert "hunter2" not in str(caught.value)
     with pytest.raises(BrokerError, match=r"asks for another kafka\.security_protocol"):
-        KafkaPolls(replaced(settings, security_protocol="PLAINTEXT", connect_timeout_ms=1_000), NOBODY)
+        KafkaPolls(
+            replaced(settings, security_protocol="PLAINTEXT", sasl_mechanism=None, connect_timeout_ms=1_000), NOBODY
+        )
 
 
 @pytest.fixture
@@ -313,6 +315,12 @@ def test_half_told_credentials_are_refused(mechanism: str | None, secret: Creden
     settings = settings_on(nobody, security_protocol="SASL_SSL", sasl_mechanism=mechanism, connect_timeout_ms=300)
     with pytest.raises(BrokerError, match=says):
         KafkaPolls(settings, secret)
+
+
+def test_a_name_that_nobody_can_resolve_is_told() -> None:
+    settings = settings_on(Server("broker.invalid:9092"), connect_timeout_ms=300)
+    with pytest.raises(BrokerError, match=r"broker\.invalid:9092 .*DNS.*this machine cannot resolve one"):
+        KafkaPolls(settings, NOBODY)
 
 
 def test_a_beginning_is_a_word_or_a_time() -> None:

@@ -34,7 +34,9 @@ def test_a_run_may_be_resumed_from_another_address() -> None:
 
 
 def test_written_out_and_read_again_it_is_the_same() -> None:
-    settings = Settings(kafka=Kafka(bootstrap_servers=("a:1", "b:2"), topics=Topics(clicks="c"), ssl_cafile="/ca.pem"))
+    encrypted = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "ssl_cafile": "/ca.pem"}
+    broker = Kafka(bootstrap_servers=("a:1", "b:2"), topics=Topics(clicks="c"), **encrypted)  # type: ignore[arg-type]
+    settings = Settings(kafka=broker)
     assert parse(dump(settings)) == settings
 
 
@@ -47,3 +49,19 @@ def test_none_of_something_is_refused(key: str) -> None:
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(SettingsError, match="Invalid enum value 'TLS'"):
         parse('[kafka]\nsecurity_protocol = "TLS"')
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            'sasl_mechanism = "PLAIN"',
+            r"kafka\.sasl_mechanism is for SASL_PLAINTEXT and SASL_SSL alone \(got 'PLAIN' under .* 'PLAINTEXT'\)",
+        ),
+        ('ssl_cafile = "/ca.pem"', r"kafka\.ssl_cafile is for SSL and SASL_SSL alone .* nothing would be encrypted"),
+        ("fetch_max_bytes = 1", r"kafka\.fetch_max_bytes must be from 1024 to 2147483647 bytes \(got 1\)"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(line: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        parse(f"[kafka]\n{line}")

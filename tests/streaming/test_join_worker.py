@@ -211,6 +211,16 @@ def test_a_record_that_is_there_and_does_not_come_keeps_a_stream_busy_and_then_e
         worker.look(paused=(), now_ms=NOW_MS, monotonic_ms=170_001)
 
 
+def test_it_says_whether_the_brokers_are_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = world.worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.broker), "ends", lambda broker, names: {})
+        worker.look(paused=(), now_ms=NOW_MS, monotonic_ms=0)
+        assert worker.metrics().is_broker_away
+    worker.look(paused=(), now_ms=NOW_MS, monotonic_ms=1)
+    assert not worker.metrics().is_broker_away
+
+
 def test_what_it_counts_is_of_all_that_it_holds_and_held(world: World) -> None:
     worker = world.worker()
     world.give(worker, (0.0, 1.0))
