@@ -5,7 +5,8 @@ Of Faust: group membership, assignment, fetching. Not: tables, windows, joins, i
     it acks an event whose agent failed       its acks are off; offsets are committed after the snapshot that holds their records
     a failed commit counts as one             our own commit, whose failure changes nothing: the next snapshot's covers it
     an exception restarts the agent           it ends the worker, without a snapshot; another goes on from the last
-    a stream waits for a record               idle ticks come to the agent between its takes: it is the one writer
+    a stream waits for a record               idle ticks come to the agent between what is fetched: it is the one writer
+    it passes on record by record             what was fetched together is handed on together (`faust_transport`); streams stay empty
     it reads what transactions took back      its consumer is made to read what is committed
     topics of unequal size are dealt apart    refused at start and at each assignment
     its buffers outlive a rebalance           records of another generation are passed over; each must follow on the one before
@@ -30,7 +31,7 @@ import msgspec
 from faust.types import TP
 
 from streaming.adapters.faust_connection import faust_options
-from streaming.adapters.faust_transport import FaustConsumer, FaustTransport
+from streaming.adapters.faust_transport import FaustConsumer, FaustTransport, Fetched
 from streaming.adapters.group_watch import GroupWatch
 from streaming.adapters.kafka_connection import answers
 from streaming.connection import Credentials
@@ -146,37 +147,53 @@ class FaustJoin:
             )
 
     async def _work(self, stream: Any) -> None:
-        """The agent, and the one writer: records as they come, and ticks where none do."""
-        takes = stream.noack_take(self._settings.kafka.max_poll_records, within=TAKE_WITHIN_S)
-        taking: asyncio.Task[Any] | None = None
+        """The agent, and the one writer: records as they come, and ticks where none do. Its stream stays empty, and ends when Faust stops it."""
+        ended = asyncio.ensure_future(anext(stream.noack_take(1, within=1.0)))
+        taking: asyncio.Task[Fetched] | None = None
         try:
-            while not self._is_ended:
-                if taking is None:
-                    taking = asyncio.ensure_future(anext(takes))
-                await asyncio.wait({taking}, timeout=self._settings.kafka.poll_timeout_ms / 1_000)
-                events = []
+            while not (self._is_ended or ended.done()):
+                taking = taking or asyncio.ensure_future(self._consumer().fetched.get())
+                await asyncio.wait(
+                    {taking, ended},
+                    timeout=self._settings.kafka.poll_timeout_ms / 1_000,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                fetched: list[Fetched] = []
                 if taking.done():
-                    events, taking = taking.result(), None
+                    fetched, taking = await self._with_more(taking.result()), None
                 async with self._lock:
                     if not self._is_ended:
-                        await self._turn(events)
-        except StopAsyncIteration:
-            return  # Faust has stopped the stream
+                        await self._turn(fetched)
         except Exception as error:
             self._end(error)
         finally:
-            if taking is not None:
-                taking.cancel()
-                await asyncio.gather(taking, return_exceptions=True)
+            waited = [task for task in (taking, ended) if task is not None]
+            for task in waited:
+                task.cancel()
+            await asyncio.gather(*waited, return_exceptions=True)
 
-    async def _turn(self, events: Iterable[Any]) -> None:
+    async def _with_more(self, first: Fetched) -> list[Fetched]:
+        """What was fetched, and what comes within a moment."""
+        fetched, until_s = [first], time.monotonic() + TAKE_WITHIN_S
+        queue, count = self._consumer().fetched, _count(first)
+        while count < self._settings.kafka.max_poll_records and not self._is_ended:
+            if queue.empty():
+                if time.monotonic() >= until_s:
+                    break
+                await asyncio.sleep(TAKE_WITHIN_S / 10)
+                continue
+            fetched.append(queue.get_nowait())
+            count += _count(fetched[-1])
+        return fetched
+
+    async def _turn(self, fetched: Iterable[Fetched]) -> None:
         generation = self._generation
         records: dict[str, list[PolledRecord]] = {}
-        for event in events:
-            message = event.message
-            if message.generation_id == generation:
-                name = f"{message.topic}[{message.partition}]"
-                records.setdefault(name, []).append((message.offset, message.key, message.value))
+        for each in fetched:
+            if each.generation == generation:
+                for tp, some in each.records.items():
+                    own = records.setdefault(f"{tp.topic}[{tp.partition}]", [])
+                    own += [(record.offset, record.key, record.value) for record in some]
         now_s = time.monotonic()
         is_look = now_s - self._looked_s >= self._look_every_s
         await self._on_thread(lambda: self._do(records, is_look=is_look))
@@ -329,6 +346,10 @@ class FaustJoin:
                 self._works = False
 
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _count(fetched: Fetched) -> int:
+    return sum(map(len, fetched.records.values()))
 
 
 def _tp(name: str) -> TP:

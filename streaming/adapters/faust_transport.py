@@ -1,10 +1,14 @@
-"""Faust's consumer where it has to be another: what it reads, how it pauses, what becomes of a commit that fails. Must not know records or state."""
+"""Faust's consumer where it has to be another: what it reads, how it hands that on and pauses, what becomes of a commit that fails.
+
+Faust passes on record by record, each through four tasks: 80 us, eight times what a join takes. Here what was fetched together is handed on together.
+Must not know what is in records, nor state.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -13,6 +17,20 @@ from faust.types import TP
 
 _FETCH_WAIT_MS = 100
 """A broker answers one request at a time: a partition that is resumed waits for as long as those at their end are waited for."""
+
+_AHEAD = 2
+"""Fetches that wait for the worker: enough that it never waits for one, and memory is bounded."""
+
+
+class Fetched(NamedTuple):
+    """What was fetched together.
+
+    Args:
+        generation: of the group, when it was. records: by partition, as the client gives them, in the order of their offsets.
+    """
+
+    generation: int
+    records: Mapping[TP, list[Any]]
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
@@ -38,6 +56,30 @@ class FaustConsumer(driver.Consumer):
     """Faust's, with a pause of our own: what Faust has fetched of a partition when it is paused, it throws away."""
 
     held_back: frozenset[TP] = frozenset()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.fetched: asyncio.Queue[Fetched] = asyncio.Queue(_AHEAD)
+        """What the worker takes."""
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's loop over what it fetches: until it is stopped, and not while the flow is (partitions change hands)."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                records, _ = await self._wait_next_records(1.0)
+                generation = self.app.consumer_generation_id
+                await self.sleep(0)
+                if self.should_stop or not records:
+                    continue
+                if self.flow_active:
+                    # What is not taken before partitions change hands is fetched again by whoever has them then.
+                    handed_on = self.fetched.put(Fetched(generation, records))
+                    await self.wait_first(handed_on, self.suspend_flow.wait())
+                else:
+                    await self.perform_seek()
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
 
     async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
         """See `_Thread.try_commit`."""
