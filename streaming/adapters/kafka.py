@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import kafka
 import kafka.errors
 from kafka import TopicPartition
 
 from streaming.adapters.kafka_connection import BrokerError, partitions_of_all, reaching, reader
+from streaming.adapters.kafka_records import polled, take_apart_fast
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.idleness import Idleness
@@ -102,6 +103,7 @@ class KafkaPolls:
             fetch_max_bytes=settings.kafka.fetch_max_bytes,
             max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
         )
+        take_apart_fast(self._consumer)
         try:
             with reaching(self._kafka, secret, "look at the topics"):
                 self.partitions = self._count_partitions()
@@ -172,21 +174,16 @@ class KafkaPolls:
             return None
         self._pause(paused)
         found = self._read()
-        records = {
-            self._names[partition]: [(record.offset, record.key, record.value) for record in some]
-            for partition, some in found.items()
-        }
+        records = {self._names[partition]: polled(some) for partition, some in found.items()}
         idle = self._idleness.on_records(list(records))
         now_ms = self._monotonic_ms()
         if now_ms >= self._next_look_ms:
             idle |= self._look(now_ms)
         return Polled(self._now_ms(), records, idle, self.is_unreachable)
 
-    def _read(self) -> dict[TopicPartition, list[kafka.consumer.fetcher.ConsumerRecord]]:
+    def _read(self) -> dict[TopicPartition, list[Any]]:
         try:
-            found: dict[TopicPartition, list[kafka.consumer.fetcher.ConsumerRecord]] = self._consumer.poll(
-                timeout_ms=self._kafka.poll_timeout_ms
-            )
+            found: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms=self._kafka.poll_timeout_ms)
         except kafka.errors.OffsetOutOfRangeError as error:
             with reaching(self._kafka, self._secret, "look for what has expired"):
                 for partition, offset in error.args[0].items():

@@ -10,6 +10,7 @@ import kafka.errors
 from kafka import TopicPartition
 
 from streaming.adapters.kafka_connection import partitions_of_all, reaching, reader
+from streaming.adapters.kafka_records import polled, take_apart_fast
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.join_ports import EXAMPLES
@@ -38,6 +39,7 @@ class KafkaOffsets:
         except BaseException:
             self._asker.close()
             raise
+        take_apart_fast(self._reader)
 
     def _consumer(self, group: str | None) -> kafka.KafkaConsumer:
         return reader(
@@ -96,10 +98,10 @@ class KafkaOffsets:
             self._reader.assign([partition])
             self._reader.seek(partition, start)
             while self._reader.position(partition) < end:
-                for record in self._reader.poll(timeout_ms=self._kafka.poll_timeout_ms).get(partition, ()):
-                    if record.offset >= end:
+                for record in polled(self._reader.poll(timeout_ms=self._kafka.poll_timeout_ms).get(partition, [])):
+                    if record[0] >= end:
                         return
-                    yield record.offset, record.key, record.value
+                    yield record
 
     def close(self) -> None:
         """Lets go of the brokers."""

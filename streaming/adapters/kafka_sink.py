@@ -11,7 +11,7 @@ import kafka
 import kafka.errors
 from kafka.producer.future import RecordMetadata
 
-from streaming.adapters.kafka_connection import BrokerError, answers, connected, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, reaching, reader
 from streaming.connection import Credentials, Kafka
 
 _UNDELIVERED = 20_000
@@ -66,13 +66,25 @@ class KafkaSink:
                 with reaching(self._settings, self._secret, f"find topic {topic}"):
                     self._partitions[stem] = len(self._producer.partitions_for(topic))
             except BrokerError as error:
-                if not answers(self._settings, self._secret):
+                if self._may_be_there(topic):
                     raise
                 raise BrokerError(
-                    f"kafka.topics: {topic} is not there on {', '.join(self._settings.bootstrap_servers)}, or may not be written to: "
+                    f"kafka.topics: {topic} is not there on {', '.join(self._settings.bootstrap_servers)}: "
                     "make it with `afterclick topics create`, or set kafka.model or [kafka.topics] to what it is called"
                 ) from error
         return self._partitions[stem]
+
+    def _may_be_there(self, topic: str) -> bool:
+        try:
+            asker = reader(self._settings, self._secret)
+        except BrokerError:
+            return True
+        try:
+            return topic in asker.topics()
+        except kafka.errors.KafkaError:
+            return True
+        finally:
+            asker.close()
 
     def send(self, stem: str, value: bytes | None, *, key: bytes | None = None, partition: int | None = None) -> None:
         """Appends a record; it is there once `flush` has returned.
