@@ -560,6 +560,15 @@ def test_an_impression_that_no_file_speaks_of_is_named(afterclick: Afterclick, f
     assert f"IMPRESSION_ID 'nobody' is in no file of RUN {finished}" in told.err
 
 
+def test_a_demo_goes_from_traffic_to_a_report(afterclick: Afterclick, tmp_path: Path) -> None:
+    told = afterclick("demo", "--out", tmp_path, "--impressions", 6_000)
+    assert told.code == 0
+    for says in ("agreed on everything", "Where things are", "Go on with your own logs"):
+        assert says in told.out
+    assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
+    assert list((tmp_path / "run" / "weights").iterdir())
+
+
 def test_a_demo_deletes_nothing_that_is_not_of_a_demo(afterclick: Afterclick, tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "thesis.doc").touch()
