@@ -1,9 +1,11 @@
-"""Rounds of harm to `afterclick join`: workers killed, stopped, crashed in the middle of a snapshot, added and removed, the broker restarted.
+"""Rounds of harm to `afterclick join`: workers killed, stopped, crashed in the middle of a snapshot, added and removed, the broker and Redis restarted.
 
 Each round has topics of its own, three workers on six partitions, records that keep coming, and faults drawn from the seed; in the end the examples
 by identity must be those of a replay. A worker that ended by itself is started again, as whoever runs it would.
 
-    PYTHONPATH=tests python tests/chaos/join_chaos.py --rounds 50 --seed 1
+    PYTHONPATH=tests python tests/chaos/join_chaos.py --rounds 50 --seed 1 [--store redis]
+
+Snapshots lie in a directory, or in a Redis with an append-only file, which is killed as well.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from join_faults import JoinRun, assert_as_replayed, join_settings
-from services import Server, kafka_server
+from services import Server, kafka_server, redis_server
 from worlds import small_log
 
 FEED_S = 25.0
@@ -28,9 +30,11 @@ FAULTS = ("kill", "kill", "stop", "long stop", "crash in a snapshot", "crash in 
 class Round:
     """One round; `faults` tells what was done."""
 
-    def __init__(self, kafka: Server, folder: Path, log: Path, seed: int) -> None:
-        self._kafka, self._log, self._rng = kafka, log, random.Random(seed)
-        self.run = JoinRun(folder, join_settings(kafka, log, partitions=6), log)
+    def __init__(self, kafka: Server, folder: Path, log: Path, seed: int, redis: Server | None) -> None:
+        self._kafka, self._redis, self._log, self._rng = kafka, redis, log, random.Random(seed)
+        self._faults = FAULTS if redis is None else (*FAULTS, "redis")
+        store = None if redis is None else f"redis://{redis.bootstrap}/0"
+        self.run = JoinRun(folder, join_settings(kafka, log, partitions=6), log, store=store)
         self._asleep: dict[int, float] = {}
         self._doomed: set[int] = set()
         self.faults: Counter[str] = Counter()
@@ -46,7 +50,7 @@ class Round:
             while time.monotonic() - begun < FEED_S + 3.0:
                 time.sleep(self._rng.uniform(0.1, 1.5))
                 if len(self._alive()) >= 2:
-                    self._hurt(self._rng.choice(FAULTS))
+                    self._hurt(self._rng.choice(self._faults))
                 self._tend()
             for number in list(self._asleep):
                 self._wake(number)
@@ -85,6 +89,10 @@ class Round:
             self._kafka.kill()
             time.sleep(self._rng.uniform(0.1, 2.0))
             self._kafka.start()
+        elif fault == "redis" and self._redis is not None:
+            self._redis.kill()
+            time.sleep(self._rng.uniform(0.1, 2.0))
+            self._redis.start()
         self.faults[fault] += 1
 
     def _tend(self) -> bool:
@@ -115,20 +123,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--store", choices=("directory", "redis"), default="directory")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="join_chaos_") as told:
         folder = Path(told)
         log = small_log(folder / "log", impressions=3_000, days=2.0, late_share=0.0, future_share=0.0)
         kafka = kafka_server(folder / "kafka", os.environ)
+        redis = redis_server(folder / "redis", os.environ) if arguments.store == "redis" else None
         try:
             for number in range(arguments.rounds):
                 seed = arguments.seed + number
-                one = Round(kafka, folder / str(seed), log, seed)
+                one = Round(kafka, folder / str(seed), log, seed, redis)
                 counts = one.go()
                 done = ", ".join(f"{fault} {count}" for fault, count in sorted(one.faults.items()))
                 print(f"round {number + 1} (seed {seed}): {dict(counts)}; {done}", flush=True)
         finally:
             kafka.close()
+            if redis is not None:
+                redis.close()
 
 
 if __name__ == "__main__":
