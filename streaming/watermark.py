@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from streaming.events import RecordKind
-from streaming.jumps import Jumps
+from streaming.jumps import FOLLOWED, Jumps, JumpsSnapshot
 from streaming.log_file import ALWAYS, NEVER, Bool, Int64
 from streaming.stalls import Following, FollowingSnapshot
 
@@ -50,7 +50,7 @@ class ClockSnapshot(msgspec.Struct, frozen=True):
     unheld_ms: int | None
     watermark_ms: int | None
     following: tuple[FollowingSnapshot, ...]
-    jumps: tuple[tuple[int, ...], ...] = ((), (), ())
+    jumps: tuple[JumpsSnapshot, ...] = (JumpsSnapshot(),) * 3
 
 
 class PartitionClock:
@@ -94,13 +94,10 @@ class PartitionClock:
         is_future = times > now_ms + self._future_skew_ms
         watermarks = np.empty_like(times)
         known = np.flatnonzero(~is_future)
-        if len(known) and self.newest_ms(kind) == NEVER:
-            first_ms = int(times[known[0]])
-            self._start_ms = first_ms if self._start_ms == NEVER else min(self._start_ms, first_ms)
         leads = {
             follower: times[known] >= self.newest_ms(follower) for follower, leader in _LEADER.items() if leader == kind
         }
-        for start, end in pairwise(self._stops(known, leads, len(times))):
+        for start, end in pairwise(self._stops(kind, known, leads, len(times))):
             some = slice(start, end)
             counted = slice(*np.searchsorted(known, (start, end)).tolist())
             count = counted.stop - counted.start
@@ -111,9 +108,10 @@ class PartitionClock:
             watermarks[some] = self._advance(kind, np.where(is_future[some], NEVER, times[some]), count > 0)
         return Met(np.where(watermarks == NEVER, times - self._out_of_orderness_ms, watermarks), is_future)
 
-    def _stops(self, known: Int64, leads: dict[RecordKind, Bool], count: int) -> list[int]:
-        """Where to halt in a block: what follows is stalled or not from one stop to the next."""
-        stops = {0, count}
+    def _stops(self, kind: RecordKind, known: Int64, leads: dict[RecordKind, Bool], count: int) -> list[int]:
+        """Where to halt in a block: what follows is stalled or not from one stop to the next, and a stream begins record by record."""
+        jumps = self._jumps[kind]
+        stops = {0, count, *range(1, min(FOLLOWED + 1 + count - len(known), count) if jumps.is_beginning else 0)}
         for follower, is_since in leads.items():
             stops |= set(known[self._following[follower].turns(is_since)].tolist())
         return sorted(stops)
@@ -122,7 +120,10 @@ class PartitionClock:
         """Moves the clock of a stream; the watermark after each record. NEVER is a time that moves nothing, or no watermark."""
         if is_shown:
             self._idle[kind] = False
+        is_beginning = self._jumps[kind].is_beginning
         newest = self._jumps[kind].newest(times, reached_ms=self._unheld_ms)
+        if is_beginning and newest[0] != NEVER:  # one record
+            self._start_ms = int(newest[0]) if self._start_ms == NEVER else min(self._start_ms, int(newest[0]))
         clocks = np.where(newest == NEVER, NEVER, newest - self._out_of_orderness_ms)
         if self._idle[kind]:  # nothing but future records
             return np.full(len(times), self._watermark_ms)
@@ -189,7 +190,7 @@ class PartitionClock:
         return self._jumps[kind].newest_ms
 
     def ahead(self) -> list[RecordKind]:
-        """The streams to be read no further until the others have caught up; never all of those that are waited for.
+        """The streams to be read no further until the others have caught up; never all of those that are waited for, nor one that begins.
 
         While there is no watermark, measured from where the streams began: one may show hours before another shows that it is there.
         """
@@ -198,7 +199,11 @@ class PartitionClock:
             if self._start_ms == NEVER:
                 return []
             base_ms = self._start_ms - self._out_of_orderness_ms
-        return [kind for kind in RecordKind if self.newest_ms(kind) > base_ms + self._alignment_ms]
+        return [
+            kind
+            for kind, jumps in self._jumps.items()
+            if jumps.newest_ms > base_ms + self._alignment_ms and (not jumps.is_beginning or self._idle[kind])
+        ]
 
     def snapshot(self) -> ClockSnapshot:
         """All of it, as a value."""
@@ -209,13 +214,13 @@ class PartitionClock:
             unheld_ms=_or_none(self._unheld_ms),
             watermark_ms=_or_none(self._watermark_ms),
             following=tuple(following.snapshot() for following in self._following.values()),
-            jumps=tuple(tuple(jumps.waiting) for jumps in self._jumps.values()),
+            jumps=tuple(jumps.snapshot() for jumps in self._jumps.values()),
         )
 
     def restore(self, snapshot: ClockSnapshot) -> None:
         """Takes up where a snapshot was taken."""
         for jumps, newest_ms, waiting in zip(self._jumps.values(), snapshot.newest_ms, snapshot.jumps, strict=True):
-            jumps.restore(_or_never(newest_ms), list(waiting))
+            jumps.restore(_or_never(newest_ms), waiting)
         self._idle = dict(zip(RecordKind, snapshot.is_idle, strict=True))
         self._start_ms, self._unheld_ms = _or_never(snapshot.start_ms), _or_never(snapshot.unheld_ms)
         self._watermark_ms = _or_never(snapshot.watermark_ms)

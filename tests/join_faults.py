@@ -31,6 +31,9 @@ from streaming.log_source import LogSource
 from streaming.settings import Settings, dump
 
 PATIENCE_S = 240.0
+PROGRAM = "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); from streaming.cli import main; main()"
+"""Tells on SIGUSR1 where each of its threads is."""
+
 STILL_S = 9.0
 """More than `session_timeout_ms`: what a dead worker held goes to others after that, and they may have something to send."""
 
@@ -79,7 +82,7 @@ class JoinRun:
 
     def start(self, environ: Mapping[str, str] | None = None, *, options: Sequence[str] = ()) -> int:
         """A worker more; its number."""
-        command = [sys.executable, "-c", "from streaming.cli import main; main()", "join"]
+        command = [sys.executable, "-c", PROGRAM, "join"]
         command += ["--config", str(self.config), "--store", self._store, *options]
         number = len(self.workers)
         with (self._folder / f"worker{number}.log").open("wb") as said:
@@ -119,9 +122,15 @@ class JoinRun:
         deadline = time.monotonic() + PATIENCE_S
         while not is_so():
             if time.monotonic() > deadline:
+                alive = [number for number, worker in enumerate(self.workers) if worker.poll() is None]
+                for number in alive:
+                    self.signal(number, signal.SIGUSR1)
+                time.sleep(1.0)
                 told = "\n".join(
-                    f"worker {number}: {self.said(number)[-1_500:]}" for number in range(len(self.workers))
+                    f"worker {number}{' (alive)' * (number in alive)}: {self.said(number)[-6_000:]}"
+                    for number in range(len(self.workers))
                 )
+                told += f"\ncommitted {self.offsets.committed(self.streams())}\nthere are {self.offsets.bounds(self.streams())}"
                 raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}\n{told}")
             time.sleep(0.2)
 

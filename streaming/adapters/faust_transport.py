@@ -76,10 +76,17 @@ class FaustConsumer(driver.Consumer):
                     handed_on = self.fetched.put(Fetched(generation, records))
                     await self.wait_first(handed_on, self.suspend_flow.wait())
                 else:
-                    await self.perform_seek()
+                    await self._seek_back()
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
+
+    async def _seek_back(self) -> None:
+        """What was fetched while partitions change hands is to be fetched again; where that fails, they have changed hands, and are sought anew."""
+        try:
+            await self.perform_seek()
+        except Exception as error:
+            self.log.warning("%r while seeking back to what is committed", error)
 
     async def try_commit(self, offsets: Mapping[TP, int]) -> str | None:
         """See `_Thread.try_commit`."""

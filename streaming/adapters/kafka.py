@@ -215,6 +215,9 @@ class KafkaPolls:
             found = self._consumer.end_offsets(list(self._names), timeout_ms=_ASK_MS)
         except kafka.errors.KafkaError:
             found = {}
+        except KeyError:  # so it says that a topic has been deleted
+            self._count_partitions()
+            found = {}
         self._next_look_ms = self._monotonic_ms() + self._look_every_ms
         is_unreachable = len(found) < len(self._names)
         if is_unreachable != self.is_unreachable:

@@ -54,6 +54,8 @@ class SlowClock:
         self.idle: set[RecordKind] = set()
         self.following = {C: Following(), V: Following()}
         self.jumping: dict[RecordKind, list[int]] = {kind: [] for kind in RecordKind}
+        self.first: dict[RecordKind, list[int]] = {kind: [] for kind in RecordKind}
+        self.seen, self.against = dict.fromkeys(RecordKind, 0), dict.fromkeys(RecordKind, 0)
         self.starts: list[int] = []
         self.watermark: int | None = None
         self.unheld: int | None = None
@@ -80,8 +82,6 @@ class SlowClock:
     def take(self, kind: RecordKind, time: int, now_ms: int) -> tuple[int | None, bool]:
         if time > now_ms + SKEW:
             return self.watermark, True
-        if kind not in self.newest:
-            self.starts.append(time)
         self.idle.discard(kind)
         self.count(kind, time)
         for follower, leader in LEADER.items():
@@ -93,28 +93,39 @@ class SlowClock:
         return self.watermark, False
 
     def count(self, kind: RecordKind, time: int) -> None:
-        jumping, is_near = self.jumping[kind], self.is_near(kind, time)
+        if self.seen[kind] < 16:
+            self.seen[kind] += 1
+            self.first[kind] = [own for own in self.first[kind] if own - time <= ALIGNED] + [time]
+            self.newest[kind] = max(self.first[kind])
+            self.starts.append(self.newest[kind])
+            return
+        jumping = self.jumping[kind]
+        before = [ms for ms in (self.newest[kind], self.unheld) if ms is not None]
+        is_near = self.is_near(kind, time)
         if is_near:
-            self.newest[kind] = max(time, self.newest.get(kind, time))
+            self.newest[kind] = max(time, self.newest[kind])
         else:
             jumping.append(time)
             if len(jumping) == 16:
                 self.newest[kind] = min(jumping)
         while near := [waiting for waiting in jumping if self.is_near(kind, waiting)]:
-            self.newest[kind] = max(self.newest.get(kind, near[0]), *near)
+            self.newest[kind] = max(self.newest[kind], *near)
             self.jumping[kind] = jumping = [waiting for waiting in jumping if waiting not in near]
-        if is_near:
-            self.jumping[kind] = jumping[1:]
+        if is_near and jumping and time >= max(before) - ALIGNED:
+            self.against[kind] += 1
+            if self.against[kind] == 3:
+                self.jumping[kind], self.against[kind] = jumping[1:], 0
 
     def is_near(self, kind: RecordKind, time: int) -> bool:
-        known = [ms for ms in (self.newest.get(kind), self.unheld) if ms is not None]
-        return not known or time <= max(known) + ALIGNED
+        known = [ms for ms in (self.newest[kind], self.unheld) if ms is not None]
+        return time <= max(known) + ALIGNED
 
     def set_idle(self, kind: RecordKind, is_idle: bool) -> None:
         if (kind in self.idle) != is_idle:
             if is_idle and (waiting := self.jumping[kind]):
-                self.newest[kind] = max(self.newest.get(kind, waiting[0]), *waiting)
+                self.newest[kind] = max(self.newest[kind], *waiting)
                 self.jumping[kind] = []
+            self.against[kind] = 0 if is_idle else self.against[kind]
             (self.idle.add if is_idle else self.idle.discard)(kind)
             self.move()
 
@@ -122,7 +133,8 @@ class SlowClock:
         if not self.newest:
             return []
         base = min(self.starts) - BOUND if self.unheld is None else self.unheld
-        return [kind for kind in RecordKind if kind in self.newest and self.newest[kind] - base > ALIGNED]
+        far = [kind for kind in RecordKind if kind in self.newest and self.newest[kind] - base > ALIGNED]
+        return [kind for kind in far if self.seen[kind] == 16 or kind in self.idle]
 
 
 def told(clock: PartitionClock | SlowClock) -> tuple[object, ...]:
@@ -211,8 +223,8 @@ def shown(clock: PartitionClock, kind: RecordKind, *times: int) -> int | None:
 
 def test_a_stream_that_has_shown_nothing_holds_it_until_it_is_idle() -> None:
     clock = fresh()
-    assert shown(clock, I, 100) is None
-    assert shown(clock, C, 90) is None
+    assert shown(clock, I, *[100] * 16) is None
+    assert shown(clock, C, *[90] * 16) is None
     clock.set_idle(V, True)
     assert clock.watermark_ms == 85
 
@@ -220,7 +232,7 @@ def test_a_stream_that_has_shown_nothing_holds_it_until_it_is_idle() -> None:
 def test_when_all_are_idle_it_goes_to_the_largest_and_stops() -> None:
     clock = fresh()
     for kind, at in ((I, 100), (C, 90), (V, 80)):
-        shown(clock, kind, at)
+        shown(clock, kind, *[at] * 16)
     for kind in RecordKind:
         clock.set_idle(kind, True)
     assert (clock.watermark_ms, clock.is_idle) == (95, True)
@@ -230,16 +242,16 @@ def test_when_all_are_idle_it_goes_to_the_largest_and_stops() -> None:
 
 def test_a_future_record_moves_nothing() -> None:
     clock = fresh()
-    met = clock.observe(I, np.array([100, 10_000, 101]), now_ms=100)
-    assert met.is_future.tolist() == [False, True, False]
+    met = clock.observe(I, np.array([*[100] * 16, 10_000, 101]), now_ms=100)
+    assert met.is_future.tolist() == [False] * 16 + [True, False]
     assert clock.newest_ms(I) == 101
 
 
 def begun() -> PartitionClock:
     clock = fresh()
     clock.set_idle(V, True)
-    shown(clock, C, 100)
-    shown(clock, I, 100)
+    shown(clock, C, *[100] * 16)
+    shown(clock, I, *[100] * 16)
     return clock
 
 
@@ -256,6 +268,28 @@ def test_sixteen_that_jump_are_a_gap_in_the_traffic() -> None:
     clock.set_idle(C, True)
     assert shown(clock, I, *range(9_000, 9_015)) == 95
     assert shown(clock, I, 9_015) == 9_010
+
+
+def test_a_wrong_time_at_the_very_start_moves_nothing_either() -> None:
+    clock = fresh()
+    clock.set_idle(V, True)
+    shown(clock, C, *[100] * 16)
+    assert shown(clock, I, 9_000) == 95
+    assert clock.ahead() == []  # it is read on, so that it can be contradicted
+    shown(clock, I, 90)
+    assert shown(clock, I, 101) == 95
+    assert (clock.newest_ms(I), clock.ahead()) == (101, [])
+
+
+def test_what_is_sent_again_holds_no_clock() -> None:
+    clock = begun()
+    clock.set_idle(C, True)
+    shown(
+        clock, I, *[at for n in range(30) for at in (9_000 + n, 40, 41, 42, 43, 44, 45)]
+    )  # more than alignment behind
+    assert clock.newest_ms(I) == 9_029
+    shown(clock, I, *[at for n in range(300) for at in (9_500 + n, 9_029, 9_029)])  # one of three goes on elsewhere
+    assert clock.newest_ms(I) == 9_799
 
 
 def test_a_gap_is_seen_though_a_third_of_what_follows_is_late() -> None:
@@ -334,9 +368,9 @@ def test_alignment_is_measured_without_the_hold() -> None:
 def test_a_stream_far_ahead_is_to_wait_for_the_others(newest: int, is_ahead: bool) -> None:
     clock = fresh()
     clock.set_idle(V, True)
-    shown(clock, I, 100, newest)
+    shown(clock, I, *[100] * 16, newest)
     assert clock.ahead() == ([I] if is_ahead else [])  # there is no watermark: measured from where it began
-    shown(clock, C, 100)
+    shown(clock, C, *[100] * 16)
     assert clock.ahead() == ([I] if is_ahead else [])
     shown(clock, C, 110)
     assert clock.ahead() == []
