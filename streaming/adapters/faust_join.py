@@ -52,7 +52,7 @@ _AGAIN_S = 5.0
 """After which a partition that another has claimed is held again: a worker that was asleep is told by its group, before that, that it is no longer its own."""
 
 _END_WITHIN_S = 20.0
-"""How long a worker that has failed may take to leave its group before it is ended."""
+"""How long a worker that has failed may take to leave its group before it is ended; likewise one that is to end while the brokers are away."""
 
 Answer = TypeVar("Answer")
 
@@ -287,6 +287,7 @@ class FaustJoin:
         self._group.revoked(now_s=time.monotonic())
 
     async def _on_shutdown(self, app: Any, **options: Any) -> None:
+        threading.Thread(target=self._end_if_away, daemon=True).start()
         await self._let_go()
         self._is_ended = True
 
@@ -331,6 +332,14 @@ class FaustJoin:
         timer = threading.Timer(_END_WITHIN_S, end)
         timer.daemon = True
         timer.start()
+
+    def _end_if_away(self) -> None:
+        """Ends a worker that is to end and waits for brokers that do not answer: a supervisor would kill it, and nothing is lost by that either."""
+        while not self._watched.wait(_END_WITHIN_S):
+            if not answers(self._settings.kafka, self._secret):
+                said = "ended without a last snapshot, since the brokers do not answer; whoever goes on does again what was done since the one before"
+                print(f"afterclick: error: {said}", file=sys.stderr, flush=True)
+                os._exit(1)
 
     def _consumer(self) -> FaustConsumer:
         consumer = self._app.consumer
