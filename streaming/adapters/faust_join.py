@@ -287,7 +287,7 @@ class FaustJoin:
         self._group.revoked(now_s=time.monotonic())
 
     async def _on_shutdown(self, app: Any, **options: Any) -> None:
-        threading.Thread(target=self._end_if_away, daemon=True).start()
+        threading.Thread(target=self._end_anyway, daemon=True).start()
         await self._let_go()
         self._is_ended = True
 
@@ -333,13 +333,17 @@ class FaustJoin:
         timer.daemon = True
         timer.start()
 
-    def _end_if_away(self) -> None:
-        """Ends a worker that is to end and waits for brokers that do not answer: a supervisor would kill it, and nothing is lost by that either."""
+    def _end_anyway(self) -> None:
+        """Ends a worker that is to end, or whose Faust has crashed, and that waits for brokers that do not answer, or for Faust."""
         while not self._watched.wait(_END_WITHIN_S):
-            if not answers(self._settings.kafka, self._secret):
+            if self._is_ended:
+                said = "Faust was to end and did not; all that was done is kept. Start the worker again"
+            elif not answers(self._settings.kafka, self._secret):
                 said = "ended without a last snapshot, since the brokers do not answer; whoever goes on does again what was done since the one before"
-                print(f"afterclick: error: {said}", file=sys.stderr, flush=True)
-                os._exit(1)
+            else:
+                continue  # a last snapshot may be large
+            print(f"afterclick: error: {said}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def _consumer(self) -> FaustConsumer:
         consumer = self._app.consumer
