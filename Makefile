@@ -35,7 +35,7 @@ lint: $(READY)  ## style, types, and who may import whom
 bench: $(READY)  ## speed and memory beside the baselines, as ratios (minutes; wants a quiet machine)
 	$(BIN)/python tests/bench/run.py
 
-chaos: $(READY)  ## processes killed, stopped and restarted at random under load, on a real broker (three hours; ROUNDS=50)
+chaos: $(READY)  ## processes killed, stopped and restarted at random under load, on a real broker (two hours; ROUNDS=50)
 	$(BIN)/python tests/chaos/run_chaos.py --rounds $(or $(ROUNDS),50)
 	$(BIN)/python tests/chaos/run_chaos.py --rounds $(or $(ROUNDS),50) --of train
 	PYTHONPATH=tests $(BIN)/python tests/chaos/join_chaos.py --rounds $(or $(ROUNDS),50)
