@@ -29,7 +29,11 @@ from streaming.chunks import Chunked, split
 from streaming.connection import Credentials, Kafka
 from streaming.ports import GapError, HeldError, StaleVersionError
 
-_FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
+_FENCED = (
+    kafka.errors.ProducerFencedError,
+    kafka.errors.InvalidProducerEpochError,
+    kafka.errors.InvalidProducerIdMappingError,  # a producer that wrote nothing for a week is forgotten
+)
 _TRIES = 5  # to begin anew, where two begin at one moment and fence each other
 _DELIVERY_MS = 30_000
 _TRANSACTION_MS = 300_000  # for all of a version
@@ -192,7 +196,7 @@ class KafkaTarget:
             raise
 
     def _wrote(self, records: Sequence[tuple[str, bytes | None, list[tuple[str, bytes]]]], intent: str) -> bool:
-        """Whether records were written, all of them; not, if another writer has begun since. Then the next try begins anew."""
+        """Whether records were written, all of them; not, if another writer has begun since. The next try begins anew."""
         try:
             with reaching_weights(self._settings, self._secret, intent):
                 self._producer.begin_transaction()
@@ -212,7 +216,7 @@ class KafkaTarget:
                     self._topic.short[key] = value or b""
         except KafkaWeightsError as error:
             self._let_go()
-            if isinstance(_root(error), _FENCED):
+            if _is_fenced(error):
                 return False
             raise
         return True
@@ -229,7 +233,8 @@ class KafkaTarget:
         self._topic.close()
 
 
-def _root(error: BaseException) -> BaseException:
+def _is_fenced(error: BaseException) -> bool:
+    """Whether the brokers let this producer write no more; the client tells that by type, among the arguments or in words."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return error
+    return any(kind.__name__ in repr(error) for kind in _FENCED)

@@ -13,6 +13,7 @@ from services import Server, free_ports
 from weights_made import version
 
 from models.manifest import DamagedWeightsError, MissingWeightsError
+from streaming.adapters import kafka_weights
 from streaming.adapters.kafka_weights import KafkaTarget
 from streaming.adapters.kafka_weights_source import KafkaSource, KafkaWeightsError
 from streaming.connection import Kafka
@@ -200,6 +201,16 @@ def test_held_by_another_process_publishing_takes_nothing_but_what_goes_past_the
     assert told.value.current == "000001-0000000002"
     trainer.publish(version(1, 3))
     seen(source, (1, 3))
+
+
+def test_a_writer_that_learns_between_two_records_that_another_came_writes_anew(made, settings, monkeypatch):
+    trainer, person = target_of(made, settings), target_of(made, settings)
+    trainer.publish(version(trainer.issue_epoch(), 1))
+    person.hold("rolled back")
+    person.release()
+    monkeypatch.setattr(kafka_weights, "_FLUSH_BYTES", 0)  # the answer to the first record is there before the second
+    trainer.publish(version(1, 2))
+    seen(made(KafkaSource, settings), (1, 2))
 
 
 def test_a_topic_that_is_not_there_is_told(kafka, made):
