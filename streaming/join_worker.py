@@ -219,7 +219,7 @@ class JoinWorker:
         self._catch_up(now_ms)
         names = self.stream_names()
         ends = self._offsets.ends(names)
-        self._is_broker_away = bool(names) and not ends
+        self._is_broker_away = len(ends) < len(names)
         for p, held in sorted(self._held.items()):
             places = {name: held.joiner.places[name].line for name in held.joiner.names}
             for name, at in places.items():

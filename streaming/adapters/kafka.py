@@ -14,7 +14,14 @@ import kafka
 import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import BrokerError, partitions_of_all, reaching, reader
+from streaming.adapters.kafka_connection import (
+    BrokerError,
+    known_offsets,
+    offsets_of,
+    partitions_of_all,
+    reaching,
+    reader,
+)
 from streaming.adapters.kafka_records import polled, take_apart_fast
 from streaming.connection import Credentials
 from streaming.events import RecordKind
@@ -129,15 +136,17 @@ class KafkaPolls:
         counts = {topic: len(self._consumer.partitions_for_topic(topic) or ()) for topic in self._topics}
         return partitions_of_all(self._kafka, counts)
 
+    def _bounds(self, ask: Callable[..., dict[TopicPartition, int]]) -> dict[TopicPartition, int]:
+        return offsets_of(ask, self._names, timeout_ms=self._kafka.connect_timeout_ms)
+
     def _offsets(self, begin: Beginning) -> dict[str, int]:
-        partitions = list(self._names)
-        if begin == "earliest":
-            found = self._consumer.beginning_offsets(partitions)
-        else:
-            found = self._consumer.end_offsets(partitions)
+        found = self._bounds(self._consumer.beginning_offsets if begin == "earliest" else self._consumer.end_offsets)
         if isinstance(begin, int):
-            at = self._consumer.offsets_for_times(dict.fromkeys(partitions, begin))
-            found |= {partition: offset.offset for partition, offset in at.items() if offset is not None}
+            for (
+                partition
+            ) in self._names:  # each alone: of several the client takes those without a leader for read to their end
+                at = self._consumer.offsets_for_times({partition: begin})[partition]
+                found[partition] = found[partition] if at is None else at.offset
         return {name: found[partition] for name, partition in self._streams.items()}
 
     def _checked(self, places: Mapping[str, Place]) -> dict[str, int]:
@@ -147,7 +156,7 @@ class KafkaPolls:
                 f"the cut to go on from speaks of {', '.join(sorted(places))}; there are {', '.join(sorted(self._streams))}: "
                 "set [kafka] to the topics it was read from; if partitions were added, keys have moved: start anew in another --out"
             )
-        first, last = (ask(list(self._names)) for ask in (self._consumer.beginning_offsets, self._consumer.end_offsets))
+        first, last = map(self._bounds, (self._consumer.beginning_offsets, self._consumer.end_offsets))
         for name, place in places.items():
             self._refuse_gone(name, place.line, first[self._streams[name]], last[self._streams[name]])
         return {name: place.line for name, place in places.items()}
@@ -211,13 +220,9 @@ class KafkaPolls:
 
     def _look(self, now_ms: int) -> dict[str, bool]:
         """Where the streams end, for their idleness; and whether the brokers are there."""
-        try:
-            found = self._consumer.end_offsets(list(self._names), timeout_ms=_ASK_MS)
-        except kafka.errors.KafkaError:
-            found = {}
-        except KeyError:  # so it says that a topic has been deleted
+        found = known_offsets(self._consumer.end_offsets, self._names, timeout_ms=_ASK_MS)
+        if 0 < len(found) < len(self._names):  # partitions without a leader, or a topic that has been deleted
             self._count_partitions()
-            found = {}
         self._next_look_ms = self._monotonic_ms() + self._look_every_ms
         is_unreachable = len(found) < len(self._names)
         if is_unreachable != self.is_unreachable:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import kafka.errors
+from kafka import TopicPartition
 from kafka.net.compat import KafkaNetClient
 
 from streaming.connection import SECRETS, Credentials, Kafka
@@ -72,6 +73,38 @@ def answers(settings: Kafka, secret: Credentials) -> bool:
     except BrokerError:
         return False
     return True
+
+
+def offsets_of(
+    ask: Callable[..., dict[TopicPartition, int]], partitions: Collection[TopicPartition], *, timeout_ms: int
+) -> dict[TopicPartition, int]:
+    """What `beginning_offsets` or `end_offsets` of a consumer say of each partition.
+
+    kafka-python 3.0.12 asks about partitions together, passes over those that have no leader just then, and fails on them; about one alone it asks until
+    there is a leader.
+
+    Raises:
+        KafkaTimeoutError: one had no leader for so long.
+    """
+    try:
+        return ask(list(partitions))
+    except KeyError:
+        return {partition: ask([partition], timeout_ms=timeout_ms)[partition] for partition in partitions}
+
+
+def known_offsets(
+    ask: Callable[..., dict[TopicPartition, int]], partitions: Collection[TopicPartition], *, timeout_ms: int
+) -> dict[TopicPartition, int]:
+    """As `offsets_of`, at once: partitions without a leader are left out, all of them where the brokers do not answer in time."""
+    asked = list(partitions)
+    while asked:
+        try:
+            return ask(asked, timeout_ms=timeout_ms)
+        except KeyError as error:
+            asked = [partition for partition in asked if partition != error.args[0]]
+        except kafka.errors.KafkaError:
+            break
+    return {}
 
 
 def _client_options(settings: Kafka, secret: Credentials) -> dict[str, Any]:

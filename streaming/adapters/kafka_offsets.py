@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import kafka
-import kafka.errors
 from kafka import TopicPartition
 
-from streaming.adapters.kafka_connection import partitions_of_all, reaching, reader
+from streaming.adapters.kafka_connection import known_offsets, offsets_of, partitions_of_all, reaching, reader
 from streaming.adapters.kafka_records import polled, take_apart_fast
 from streaming.connection import Credentials
 from streaming.events import RecordKind
@@ -78,17 +77,16 @@ class KafkaOffsets:
         """The first offset there is, and the one after the last."""
         partitions = {name: _partition(name) for name in names}
         with self._ask("ask where the topics begin and end"):
-            first = self._asker.beginning_offsets(list(partitions.values()))
-            last = self._asker.end_offsets(list(partitions.values()))
+            first, last = (
+                offsets_of(ask, partitions.values(), timeout_ms=self._kafka.connect_timeout_ms)
+                for ask in (self._asker.beginning_offsets, self._asker.end_offsets)
+            )
         return {name: (first[partition], last[partition]) for name, partition in partitions.items()}
 
     def ends(self, names: Collection[str]) -> dict[str, int]:
         """The offset after the last; left out where the brokers do not say soon."""
         partitions = {_partition(name): name for name in names}
-        try:
-            found = self._asker.end_offsets(list(partitions), timeout_ms=_ASK_MS) if partitions else {}
-        except kafka.errors.KafkaError:
-            return {}
+        found = known_offsets(self._asker.end_offsets, partitions, timeout_ms=_ASK_MS)
         return {partitions[partition]: offset for partition, offset in found.items()}
 
     def records(self, name: str, start: int, end: int) -> Iterator[PolledRecord]:

@@ -12,7 +12,7 @@ import msgspec
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient
 
-from streaming.adapters.kafka_connection import BrokerError, connected, reaching
+from streaming.adapters.kafka_connection import BrokerError, connected, offsets_of, reaching
 from streaming.connection import TOPIC_STEMS, Credentials
 from streaming.log_file import Place
 from streaming.settings import Settings, SettingsError
@@ -189,7 +189,10 @@ def _ends(settings: Settings, secret: Credentials, counts: Mapping[str, int]) ->
     consumer = connected(kafka.KafkaConsumer, settings.kafka, secret, group_id=None)
     try:
         with reaching(settings.kafka, secret, "ask where the topics end"):
-            first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            first, end = (
+                offsets_of(ask, partitions, timeout_ms=settings.kafka.connect_timeout_ms)
+                for ask in (consumer.beginning_offsets, consumer.end_offsets)
+            )
     finally:
         consumer.close()
     return {(at.topic, at.partition): (first[at], end[at]) for at in partitions}

@@ -15,10 +15,12 @@ import pytest
 from brokers import NOBODY, count_of, polled_until, put, put_raw, replaced, settings_on, with_topics
 from fakes import T0, clicked, converted, line_of, shown
 from kafka.admin import KafkaAdminClient
+from kafka.cluster import ClusterMetadata
 from services import NotToBeHadError, Server, free_ports, had_or_skipped, kafka_server
 
 from streaming.adapters.kafka import KafkaPolls, parse_beginning
 from streaming.adapters.kafka_connection import BrokerError
+from streaming.adapters.kafka_offsets import KafkaOffsets
 from streaming.adapters.kafka_sink import KafkaSink
 from streaming.connection import Credentials, Topics
 from streaming.events import RecordKind
@@ -75,6 +77,44 @@ def test_it_begins_where_it_is_told(kafka: Server) -> None:
         polls = KafkaPolls(settings, NOBODY, begin=begin)  # type: ignore[arg-type]
         assert polls.starts[name] == Place(offset)
         polls.close()
+
+
+class _Cluster:
+    """A partition that has no leader the first few times that a client looks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, topic: str, times: int) -> None:
+        self.left = times
+        real = ClusterMetadata.leader_for_partition
+
+        def leader(metadata: ClusterMetadata, partition: client.TopicPartition) -> int | None:
+            if partition != (topic, 1) or not self.left:
+                return real(metadata, partition)
+            self.left -= 1
+            return -1
+
+        monkeypatch.setattr(ClusterMetadata, "leader_for_partition", leader)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("begin", ["earliest", "latest", T0 + 2])
+def test_a_partition_without_a_leader_is_waited_for(kafka: Server, monkeypatch, begin, times) -> None:
+    settings = with_topics(kafka)
+    topic = settings.kafka.topic("impressions")
+    producer = client.KafkaProducer(bootstrap_servers=kafka.bootstrap)
+    for number in range(8):
+        producer.send(topic, b"x", timestamp_ms=T0 + number // 2, partition=number % 2)
+    producer.close()
+    cluster = _Cluster(monkeypatch, topic, times)
+    polls = KafkaPolls(settings, NOBODY, begin=begin)
+    offset = {"earliest": 0, "latest": 4}.get(begin, 2)
+    assert [polls.starts[f"{topic}[{p}]"] for p in range(2)] == [Place(offset)] * 2
+    polls.close()
+    cluster.left = times
+    offsets = KafkaOffsets(settings, NOBODY, "a group")
+    assert offsets.bounds([f"{topic}[{p}]" for p in range(2)]) == {f"{topic}[{p}]": (0, 4) for p in range(2)}
+    cluster.left = 10**9
+    assert offsets.ends([f"{topic}[{p}]" for p in range(2)]) == {f"{topic}[0]": 4}
+    offsets.close()
 
 
 def test_what_is_paused_is_not_read_and_not_idle(kafka: Server) -> None:
