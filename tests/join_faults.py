@@ -32,8 +32,9 @@ from streaming.log_source import LogSource
 from streaming.settings import Settings, dump
 
 PATIENCE_S = 240.0
-PROGRAM = "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); from streaming.cli import main; main()"
-"""Tells on SIGUSR1 where each of its threads is."""
+_WHERE = int(signal.SIGRTMIN)  # Faust takes SIGUSR1 for the same of its tasks
+PROGRAM = f"import faulthandler; faulthandler.register({_WHERE}); from streaming.cli import main; main()"
+"""Tells on a signal where each of its threads is."""
 
 STILL_S = 9.0
 """More than `session_timeout_ms`: what a dead worker held goes to others after that, and they may have something to send."""
@@ -129,7 +130,7 @@ class JoinRun:
             if time.monotonic() > deadline:
                 alive = [number for number, worker in enumerate(self.workers) if worker.poll() is None]
                 for number in alive:
-                    self.signal(number, signal.SIGUSR1)
+                    self.workers[number].send_signal(_WHERE)
                 time.sleep(1.0)
                 told = "\n".join(
                     f"worker {number}{' (alive)' * (number in alive)}: {self.said(number)[-6_000:]}"

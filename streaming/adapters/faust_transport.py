@@ -22,6 +22,10 @@ _AHEAD = 2
 """Fetches that wait for the worker: enough that it never waits for one, and memory is bounded."""
 
 
+_STOPPED: tuple[type[BaseException], ...] = (*driver.Consumer.consumer_stopped_errors, asyncio.CancelledError)
+"""What ends a loop over what is fetched when Faust stops; a loop that waits for partitions to be dealt is cancelled."""
+
+
 class Fetched(NamedTuple):
     """What was fetched together.
 
@@ -77,7 +81,7 @@ class FaustConsumer(driver.Consumer):
                     await self.wait_first(handed_on, self.suspend_flow.wait())
                 else:
                     await self._seek_back()
-        except self.consumer_stopped_errors:
+        except _STOPPED:
             if not self.transport.app.should_stop:
                 raise
 

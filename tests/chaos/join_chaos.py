@@ -3,7 +3,7 @@
 Each round has topics of its own, three workers on six partitions, records that keep coming, and faults drawn from the seed; in the end the examples
 by identity must be those of a replay. A worker that ended by itself is started again, as whoever runs it would.
 
-    PYTHONPATH=tests python tests/chaos/join_chaos.py --rounds 50 --seed 1 [--store redis]
+    PYTHONPATH=tests python tests/chaos/join_chaos.py --rounds 50 --seed 1 [--store redis] [--keep DIR]
 
 Snapshots lie in a directory, or in a Redis with an append-only file, which is killed as well.
 """
@@ -124,9 +124,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--store", choices=("directory", "redis"), default="directory")
+    parser.add_argument("--keep", type=Path, help="a directory where what workers say stays")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="join_chaos_") as told:
-        folder = Path(told)
+        folder = arguments.keep or Path(told)
         log = small_log(folder / "log", impressions=3_000, days=2.0, late_share=0.0, future_share=0.0)
         kafka = kafka_server(folder / "kafka", os.environ)
         redis = redis_server(folder / "redis", os.environ) if arguments.store == "redis" else None
