@@ -55,13 +55,13 @@ def join(
     snapshots = JoinSnapshots(open_shelf(store, os.environ), settings.kafka.model, kept=settings.kafka.snapshots_kept)
     offsets = KafkaOffsets(settings, secret, group)
     try:
-        offsets.partitions()
+        partitions = offsets.partitions()
         sink = KafkaSink(settings.kafka, secret)
         try:
             for stem in ("examples", "dead-letters", "late"):
                 sink.partitions(stem)
             worker = JoinWorker(settings, sink=sink, offsets=offsets, snapshots=snapshots, at_step=CrashAt(os.environ))
-            faust = FaustJoin(settings, secret, group, worker, tell=warn)
+            faust = FaustJoin(settings, secret, group, worker, partitions=partitions, tell=warn)
             server = None
             if worker_port is not None:
                 collector = JoinCollector(

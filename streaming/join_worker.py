@@ -17,7 +17,7 @@ those partitions without a snapshot. What a snapshot holds, no newer claim prece
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from itertools import chain
+from itertools import chain, islice
 
 from streaming.counting import copy_figures, with_figures
 from streaming.example_blocks import BlockError, encode_claim
@@ -161,22 +161,23 @@ class JoinWorker:
         """Takes in records, by `topic[partition]` in the order of their offsets; those read before, or of a partition not held, are passed over.
 
         Raises:
-            JoinError: records are missing in between.
+            JoinError: records that the client has left out are no longer there.
         """
         self._catch_up(now_ms)
+        for name, some in records.items():
+            p = self._p_of.get(name)
+            if p is not None and some[0][0] > self._held[p].joiner.places[name].line:
+                self._read_on(p, name, some[0][0], now_ms)
         for given in self._lost.values():
             given |= {name: some[-1][0] + 1 for name, some in records.items() if name in given}
         looks: dict[int, Polled] = {}
         for name, some in records.items():
             if (p := self._p_of.get(name)) is None:
                 continue
-            held = self._held[p]
-            line = held.joiner.places[name].line
+            line = self._held[p].joiner.places[name].line
             fresh = some if some[0][0] >= line else [record for record in some if record[0] >= line]
-            if not fresh:
-                continue
-            self._refuse_hole(name, line, fresh[0][0])
-            looks.setdefault(p, Polled(now_ms, {}, {})).records[name] = fresh
+            if fresh:
+                looks.setdefault(p, Polled(now_ms, {}, {})).records[name] = fresh
         for p, look in sorted(looks.items()):
             look.idle.update(self._held[p].idleness.on_records(list(look.records)))
             self._step(p, look)
@@ -186,26 +187,23 @@ class JoinWorker:
     def _catch_up(self, now_ms: int) -> None:
         """Reads what a client gave while the partition was lost, and will not give again."""
         for p, held in sorted(self._held.items()):
-            records: dict[str, list[PolledRecord]] = {}
-            for name, end in held.lacking.items():
-                refuse_gone(name, held.joiner.places[name].line, *self._offsets.bounds([name])[name])
-                records[name] = list(self._offsets.records(name, held.joiner.places[name].line, end))
-            held.lacking.clear()
-            if records := {name: some for name, some in records.items() if some}:
-                self._step(p, Polled(now_ms, records, held.idleness.on_records(list(records))))
-        self._acknowledge()
+            lacking, held.lacking = held.lacking, {}
+            for name, end in lacking.items():
+                self._read_on(p, name, end, now_ms)
 
-    def _refuse_hole(self, name: str, line: int, offset: int) -> None:
-        """Offsets are missing where a transaction ended, and nowhere else: a client that loses records is not believed."""
-        if offset == line:
+    def _read_on(self, p: int, name: str, end: int, now_ms: int) -> None:
+        """Reads a stream up to where the client goes on: it passes records over where partitions change hands while it fetches, and nothing of them is committed.
+
+        Offsets are missing where a transaction ended, too, and then there is nothing to read.
+        """
+        if (held := self._held.get(p)) is None:
             return
-        first, _ = self._offsets.bounds([name])[name]
-        refuse_gone(name, line, first, offset)
-        if (missing := next(self._offsets.records(name, line, offset), None)) is not None:
-            raise JoinError(
-                f"{name}: reading was to go on at offset {line}, the client gave {offset}, and there is a record at {missing[0]}: "
-                "start the worker again; it goes on from its snapshot"
-            )
+        line = held.joiner.places[name].line
+        refuse_gone(name, line, *self._offsets.bounds([name])[name])
+        missing = self._offsets.records(name, line, end)
+        while p in self._held and (some := list(islice(missing, self._settings.kafka.max_poll_records))):
+            self._step(p, Polled(now_ms, {name: some}, held.idleness.on_records([name])))
+            self._acknowledge()
 
     def look(self, *, paused: Collection[str], now_ms: int, monotonic_ms: int) -> None:
         """Looks where the streams end, for their idleness.

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ import faust
 import msgspec
 from faust.types import TP
 
+from streaming.adapters.faust_assignor import Assignor
 from streaming.adapters.faust_connection import faust_options
 from streaming.adapters.faust_transport import FaustConsumer, FaustTransport, Fetched
 from streaming.adapters.group_watch import GroupWatch
@@ -62,6 +63,7 @@ class FaustJoin:
 
     Args:
         settings: which brokers and topics. secret: who asks. group: what the workers are called together.
+        partitions: how many each of the three topics has.
         worker: what holds partitions; it is called by one thread at a time.
         tell: is told, in words, what a person should know.
     """
@@ -73,6 +75,7 @@ class FaustJoin:
         group: str,
         worker: JoinWorker,
         *,
+        partitions: int,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._settings, self._secret, self._worker, self._tell = settings, secret, worker, tell
@@ -99,7 +102,11 @@ class FaustJoin:
         self._folder = tempfile.TemporaryDirectory(
             prefix="afterclick-join-"
         )  # Faust wants one, and keeps nothing in it
-        self._app = faust.App(group, datadir=self._folder.name, **faust_options(settings.kafka, secret))
+        self._app = faust.App(
+            group, datadir=self._folder.name, PartitionAssignor=Assignor, **faust_options(settings.kafka, secret)
+        )
+        assert isinstance(self._app.assignor, Assignor)
+        self._app.assignor.counts |= dict.fromkeys(self._topics, partitions)
         self._app.transport = FaustTransport(self._app.conf.broker_consumer, self._app)
         topic = self._app.topic(
             *self._topics,
@@ -150,20 +157,22 @@ class FaustJoin:
         """The agent, and the one writer: records as they come, and ticks where none do. Its stream stays empty, and ends when Faust stops it."""
         ended = asyncio.ensure_future(anext(stream.noack_take(1, within=1.0)))
         taking: asyncio.Task[Fetched] | None = None
+        fetched: list[Fetched] = []
         try:
             while not (self._is_ended or ended.done()):
-                taking = taking or asyncio.ensure_future(self._consumer().fetched.get())
+                if self._generation >= 0:
+                    taking = taking or asyncio.ensure_future(self._consumer().fetched.get())
                 await asyncio.wait(
-                    {taking, ended},
+                    {ended} if taking is None else {taking, ended},
                     timeout=self._settings.kafka.poll_timeout_ms / 1_000,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                fetched: list[Fetched] = []
-                if taking.done():
-                    fetched, taking = await self._with_more(taking.result()), None
+                if taking is not None and taking.done():
+                    fetched += await self._with_more(taking.result())
+                    taking = None
                 async with self._lock:
                     if not self._is_ended:
-                        await self._turn(fetched)
+                        fetched = await self._turn(fetched)
         except Exception as error:
             self._end(error)
         finally:
@@ -186,8 +195,10 @@ class FaustJoin:
             count += _count(fetched[-1])
         return fetched
 
-    async def _turn(self, fetched: Iterable[Fetched]) -> None:
+    async def _turn(self, fetched: list[Fetched]) -> list[Fetched]:
+        """Takes in what was fetched; what is left of it: all, until Faust has told which partitions it is of."""
         generation = self._generation
+        left = fetched if generation < 0 else []
         records: dict[str, list[PolledRecord]] = {}
         for each in fetched:
             if each.generation == generation:
@@ -201,6 +212,7 @@ class FaustJoin:
             await self._save()
         self._paused = self._worker.paused()
         self._consumer().held_back = frozenset(map(_tp, self._paused))
+        return left
 
     def _do(self, records: dict[str, list[PolledRecord]], *, is_look: bool) -> None:
         """On the thread of the worker."""

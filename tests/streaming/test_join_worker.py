@@ -1,4 +1,4 @@
-"""What a worker does with the partitions it holds: takes them over, believes no client that loses records, keeps things in an order that a crash may cut."""
+"""What a worker does with the partitions it holds: takes them over, reads what its client passes over, keeps things in an order that a crash may cut."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from brokers import replaced
 from polled_logs import NOW_MS, polled_log
 
 from streaming.example_blocks import decode_block
@@ -153,10 +154,27 @@ def test_what_takes_no_part_goes_to_the_topic_of_its_door(world: World) -> None:
     assert any(b'"door":"orphans"' in line for _, line in world.broker.side)
 
 
-def test_records_that_a_client_lost_are_noticed(world: World) -> None:
+@pytest.mark.parametrize("most", [1, 7, 5_000])
+def test_records_that_a_client_passes_over_are_read_all_the_same(world: World, most: int) -> None:
+    whole = World((world.settings, world.broker.source))
+    whole.give(whole.worker(), (0.0, 1.0))
+
+    world.settings = replaced(world.settings, max_poll_records=most)
+    worker = world.worker()
+    world.give(worker, (0.2, 0.5))
+    world.give(worker, (0.6, 0.7))
+    offsets = worker.save()
+    assert offsets == {name: int(0.7 * len(own)) for name, own in world.broker.source.items()}
+    world.give(worker, (0.7, 1.0))
+    assert sorted(world.identities()) == sorted(whole.identities())
+    assert len(set(world.identities())) == len(world.identities())
+
+
+def test_records_that_a_client_passes_over_and_that_have_expired_are_told(world: World) -> None:
     worker = world.worker()
     world.give(worker, (0.0, 0.5))
-    with pytest.raises(JoinError, match=r"the client gave \d+, and there is a record at \d+: start the worker again"):
+    world.broker.first[world.clicks] = int(0.55 * len(world.broker.source[world.clicks]))
+    with pytest.raises(JoinError, match=r"clicks\[0\]: reading was to go on .* have expired unread"):
         world.give(worker, (0.6, 0.7))
 
 
