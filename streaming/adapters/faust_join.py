@@ -9,7 +9,8 @@ Of Faust: group membership, assignment, fetching. Not: tables, windows, joins, i
     it passes on record by record             what was fetched together is handed on together (`faust_transport`); streams stay empty
     it reads what transactions took back      its consumer is made to read what is committed
     topics of unequal size are dealt apart    refused at start and at each assignment
-    its buffers outlive a rebalance           records of another generation are passed over; each must follow on the one before
+    topics it has lost sight of go to nobody  how many partitions they have is remembered (`faust_assignor`)
+    its buffers outlive a rebalance           records of another generation are passed over; those that its consumer leaves out are read
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from streaming.adapters.faust_assignor import Assignor
 from streaming.adapters.faust_connection import faust_options
 from streaming.adapters.faust_transport import FaustConsumer, FaustTransport, Fetched
 from streaming.adapters.group_watch import GroupWatch
-from streaming.adapters.kafka_connection import answers
+from streaming.adapters.kafka_connection import BrokerError, answers
+from streaming.adapters.kafka_offsets import KafkaOffsets
 from streaming.connection import Credentials
 from streaming.events import RecordKind
 from streaming.join_ports import JoinError
@@ -79,6 +81,7 @@ class FaustJoin:
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._settings, self._secret, self._worker, self._tell = settings, secret, worker, tell
+        self._name, self._partitions = group, partitions
         self._topics = [settings.kafka.topic(kind.stem) for kind in RecordKind]
         self._thread = ThreadPoolExecutor(1, "join")
         self._lock = asyncio.Lock()
@@ -99,9 +102,8 @@ class FaustJoin:
         self._watched = threading.Event()
         self._look_every_s = min(max(settings.event_time.idle_timeout_ms / 3_000, 0.1), 5.0)
         self._metrics, self._is_broker_away = RunMetrics(), False
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="afterclick-join-"
-        )  # Faust wants one, and keeps nothing in it
+        # Faust wants a directory, and keeps nothing in it.
+        self._folder = tempfile.TemporaryDirectory(prefix="afterclick-join-")
         self._app = faust.App(
             group, datadir=self._folder.name, PartitionAssignor=Assignor, **faust_options(settings.kafka, secret)
         )
@@ -281,17 +283,30 @@ class FaustJoin:
                 self._tell(
                     f"nothing could be committed for {age_s:.0f} s ({self._why or 'the group does not answer'}): what comes is held back, nothing is lost"
                 )
-            says = self._group.hung(now_s=now_s)
+            says = self._group.hung(now_s=now_s) or self._group_hangs()
             if says is None or self._is_ended or self._works:  # a large partition may take long to be taken over
                 continue
             if not answers(self._settings.kafka, self._secret):
                 self._group.brokers_were_away(now_s=now_s)
                 continue
-            self._end(
-                JoinError(
-                    f"the worker hangs, though its brokers answer: {says}. Start it again; it goes on from its snapshot"
-                )
-            )
+            told = f"the worker hangs, though its brokers answer: {says}. Start it again; it goes on from its snapshot"
+            self._end(JoinError(told))
+
+    def _group_hangs(self) -> str | None:
+        """What a worker that holds nothing sees of its group, if it is that nobody reads."""
+        if not self._group.is_idle:
+            return None
+        names = [f"{topic}[{p}]" for topic in self._topics for p in range(self._partitions)]
+        try:
+            offsets = KafkaOffsets(self._settings, self._secret, self._name)
+            try:
+                committed, ends = offsets.committed(names), offsets.ends(names)
+            finally:
+                offsets.close()
+        except BrokerError:
+            self._group.brokers_were_away(now_s=time.monotonic())
+            return None
+        return self._group.group_is_at(committed, ends, now_s=time.monotonic())
 
     async def _on_revoked(self, app: Any, revoked: set[TP], **options: Any) -> None:
         """Before others may take over: a snapshot and its offsets, then everything is let go."""

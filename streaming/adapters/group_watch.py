@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _STILL_INTERVALS, _LEAST_STILL_S = 6, 30.0
 """Snapshots, and time, in which nothing could be committed before a person is told."""
 
@@ -30,11 +32,14 @@ class GroupWatch:
         self._waits_s: float | None = now_s  # since when it waits to be dealt partitions; None: it has been
         self._committed_s = now_s
         self._partitions = 0
+        self._group_at: Mapping[str, int | None] = {}
+        self._group_s = now_s  # since when the group has committed that
         self._back_s = now_s  # when the brokers did not answer last: commits are not missed from before that
 
     def assigned(self, partitions: int, *, now_s: float) -> None:
         """It was dealt so many partitions, none perhaps."""
         self._partitions, self._waits_s, self._committed_s = partitions, None, now_s
+        self._group_at, self._group_s = {}, now_s
 
     def revoked(self, *, now_s: float) -> None:
         """What it was dealt is no longer its own; it will be dealt anew."""
@@ -52,6 +57,23 @@ class GroupWatch:
     def commit_age_s(self, *, now_s: float) -> float:
         """How long it is that everything was committed; 0 where there is nothing to commit."""
         return now_s - self._committed_s if self._partitions else 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it was dealt no partitions: others hold them all, or nobody does."""
+        return self._waits_s is None and not self._partitions
+
+    def group_is_at(self, committed: Mapping[str, int | None], ends: Mapping[str, int], *, now_s: float) -> str | None:
+        """Takes in what an idle member sees of its group: that nobody reads what there is; None: somebody does, or may.
+
+        Args:
+            committed: by the group, by stream. ends: of the streams.
+        """
+        is_all = all((committed.get(name) or 0) >= end for name, end in ends.items())
+        if is_all or committed != self._group_at:
+            self._group_at, self._group_s = committed, now_s
+        still_s = now_s - max(self._group_s, self._back_s)
+        return f"nobody in its group has committed anything for {still_s:.0f} s" if still_s > self._hung_s else None
 
     def hung(self, *, now_s: float) -> str | None:
         """What has not come for so long that it never will, if the brokers answer; None: nothing hangs."""

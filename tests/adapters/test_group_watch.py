@@ -48,6 +48,29 @@ def test_who_commits_does_not_hang_and_who_can_no_longer_does():
     assert own.hung(now_s=1_990 + HUNG_S + 1) == "it could commit nothing for 181 s"
 
 
+def test_who_was_dealt_nothing_looks_whether_anybody_reads():
+    own = watch()
+    assert not own.is_idle
+    own.assigned(0, now_s=1.0)
+    assert own.is_idle
+    ends = {"clicks[0]": 9}
+    for now_s in range(10, 1_000, 10):  # others do
+        assert own.group_is_at({"clicks[0]": now_s // 120}, ends, now_s=float(now_s)) is None
+    for now_s in range(1_000, 2_000, 10):  # there is nothing more to read
+        assert own.group_is_at({"clicks[0]": 9}, ends, now_s=float(now_s)) is None
+    ends = {"clicks[0]": 10}
+    assert own.group_is_at({"clicks[0]": 9}, ends, now_s=1_990 + HUNG_S) is None
+    told = own.group_is_at({"clicks[0]": 9}, ends, now_s=1_990 + HUNG_S + 1)
+    assert told == "nobody in its group has committed anything for 181 s"
+    own.brokers_were_away(now_s=3_000.0)
+    assert own.group_is_at({"clicks[0]": 9}, ends, now_s=3_001.0) is None
+    own.assigned(0, now_s=4_000.0)
+    assert own.group_is_at({}, ends, now_s=4_000 + HUNG_S) is None
+    assert own.group_is_at({}, ends, now_s=4_000 + HUNG_S + 1) is not None
+    own.assigned(2, now_s=5_000.0)
+    assert not own.is_idle
+
+
 @pytest.mark.parametrize("is_dealt", [False, True])
 def test_while_brokers_are_away_nothing_hangs_and_after_it_there_is_time_again(is_dealt):
     own = watch()
