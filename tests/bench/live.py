@@ -4,13 +4,15 @@ it is served, and what publishing often costs.
     live.py throughput [--impressions N] [--partitions P]
     live.py latency [--rate 1000] [--seconds 40] [--partitions P]
     live.py freshness [--rate 1000] [--seconds 40] [--every-seconds 3]
+    live.py steady [--rate 300] [--seconds 3600] [--partitions P]
     live.py rhythm [--impressions N] [--every-seconds 3] [--rounds 3]
 
 Throughput: from the first record to the last of the backlog; what then still waits for streams to be idle is not counted.
 The broker and Redis are found as the tests find them (tests/services.py). Latency: from the look at which p's watermark passed the due time, by the
 tape of the run, to the end of the step that learned the example; the batch's linger is in it. Freshness: from the same look to weights in service, by
 a scorer in a process of its own that follows Redis, of the first version whose steps learned the example. Rhythm: a replay with deltas every few
-seconds into a directory and Redis, beside one that publishes with its cuts alone, in turns. Prints one JSON line.
+seconds into a directory and Redis, beside one that publishes with its cuts alone, in turns. Steady: memory of both processes by tenths of the time,
+while four days of event time go by and windows close. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -109,6 +111,29 @@ def throughput(folder: Path, bootstrap: str, args: argparse.Namespace) -> dict[s
         "ratio": round(rate / memory, 3),
         "to_reach": 0.65,
         "records": records,
+        "learner_and_ingest_mib_by_tenths": memory_mib,
+    }
+
+
+def steady(folder: Path, bootstrap: str, args: argparse.Namespace) -> dict[str, object]:
+    log, days = folder / "log", 4.0
+    world = World(impressions=args.rate * args.seconds, days=days, attribution_window_ms=86_400_000, future_share=0.0)
+    generate(log, world)
+    settings = settings_of(log, bootstrap, args.partitions, event_time={"idle_timeout_ms": 3_000, "stall_hold_ms": 1})
+    memory_mib: list[list[int]] = []
+    begun, figures = time.monotonic(), RunMetrics()
+
+    def on_step(live: LiveRun) -> None:
+        nonlocal figures
+        if len(memory_mib) < 10 and time.monotonic() - begun >= args.seconds * (len(memory_mib) + 1) / 10:
+            memory_mib.append([resident_mib(pid) for pid in (os.getpid(), ingest_process())])
+            figures = live.pipeline.metrics()
+
+    went_live(folder, settings, None, days * 86_400 / args.seconds, on_step)
+    return {
+        "impressions_a_second": args.rate,
+        "seconds": args.seconds,
+        "events": sum(figures.events.values()),
         "learner_and_ingest_mib_by_tenths": memory_mib,
     }
 
@@ -244,7 +269,9 @@ def live_of(folder: Path, bootstrap: str, args: argparse.Namespace) -> tuple[Set
     return settings, folder / "tape", speed
 
 
-def went_live(folder: Path, settings: Settings, tape: Path, speed: float, on_step: Callable[[LiveRun], None]) -> None:
+def went_live(
+    folder: Path, settings: Settings, tape: Path | None, speed: float, on_step: Callable[[LiveRun], None]
+) -> None:
     """Runs while the log is produced, until all is over."""
     create_topics(settings, Credentials())
     live = LiveRun(folder / "run", settings, begin="earliest", record=tape, environ={}, tell=print)
@@ -290,7 +317,7 @@ def told(waits: list[float]) -> dict[str, object]:
     }
 
 
-BENCHES = {"throughput": throughput, "latency": latency, "freshness": freshness, "rhythm": rhythm}
+BENCHES = {"throughput": throughput, "latency": latency, "freshness": freshness, "steady": steady, "rhythm": rhythm}
 
 
 def main() -> None:
