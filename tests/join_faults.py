@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from streaming.adapters.kafka_feed import KafkaFeed
 from streaming.adapters.kafka_offsets import KafkaOffsets
 from streaming.adapters.kafka_sink import KafkaSink
 from streaming.adapters.kafka_topics import create_topics
-from streaming.events import RecordKind
+from streaming.events import EventDecoder, RecordKind
 from streaming.example_blocks import Tenure, decode_block
 from streaming.examples import Example
 from streaming.ingest import Ingest
@@ -50,10 +49,6 @@ def join_settings(kafka: Server, log: Path, *, partitions: int, **broker: Any) -
         event_time={"idle_timeout_ms": 500, "stall_hold_ms": 1},
     )
     return msgspec.structs.replace(settings, kafka=own.kafka)
-
-
-class _Dated(msgspec.Struct):
-    event_time_ms: int
 
 
 class JoinRun:
@@ -176,14 +171,15 @@ class JoinRun:
         return {name: end for name, (_, end) in self.offsets.bounds(self.examples_topics()).items()}
 
     def last_ms(self) -> list[int]:
-        """How far each partition comes once its streams are idle: its newest record less the bound."""
-        newest: dict[str, int] = {}
+        """How far each partition comes once its streams are idle: its newest event less the bound."""
+        newest = [0] * self.settings.kafka.partitions
         for name, (first, end) in self.offsets.bounds(self.streams()).items():
-            p = name[name.index("[") :]
-            for _, _, value in self.offsets.records(name, first, end):
-                with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                    newest[p] = max(newest.get(p, 0), msgspec.json.decode(value or b"", type=_Dated).event_time_ms)
-        return [ms - self.settings.event_time.out_of_orderness_ms for _, ms in sorted(newest.items())]
+            topic, _, p = name[:-1].rpartition("[")
+            kind = next(kind for kind in RecordKind if self.settings.kafka.topic(kind.stem) == topic)
+            values = [value or b"" for _, _, value in self.offsets.records(name, first, end)]
+            events, _ = EventDecoder(kind, getattr(self.settings.log, kind.stem)).decode_apart(values)
+            newest[int(p)] = max([newest[int(p)], *(event.event_time_ms for event in events)])
+        return [ms - self.settings.event_time.out_of_orderness_ms for ms in newest]
 
     def late(self) -> list[str]:
         """Records that came too late, as the workers told of them."""
