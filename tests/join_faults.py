@@ -161,7 +161,7 @@ class JoinRun:
 
         self.until(is_still, "no more blocks come")
         last_ms = self.last_ms()
-        self.until(lambda: self.emitted()[1] == last_ms, "every partition comes to its end")
+        self.until(lambda: self.is_at_end(last_ms), "every partition comes to its end")
 
     def examples_topics(self) -> list[str]:
         topic = self.settings.kafka.topic("examples")
@@ -171,7 +171,7 @@ class JoinRun:
         return {name: end for name, (_, end) in self.offsets.bounds(self.examples_topics()).items()}
 
     def last_ms(self) -> list[int]:
-        """How far each partition comes once its streams are idle: its newest event less the bound."""
+        """How far each partition comes at least once its streams are idle: its newest event less the bound, and what a stall may hold back."""
         newest = [0] * self.settings.kafka.partitions
         for name, (first, end) in self.offsets.bounds(self.streams()).items():
             topic, _, p = name[:-1].rpartition("[")
@@ -179,7 +179,12 @@ class JoinRun:
             values = [value or b"" for _, _, value in self.offsets.records(name, first, end)]
             events, _ = EventDecoder(kind, getattr(self.settings.log, kind.stem)).decode_apart(values)
             newest[int(p)] = max([newest[int(p)], *(event.event_time_ms for event in events)])
-        return [ms - self.settings.event_time.out_of_orderness_ms for ms in newest]
+        times = self.settings.event_time
+        return [ms - times.out_of_orderness_ms - times.stall_hold_ms for ms in newest]
+
+    def is_at_end(self, last_ms: Sequence[int]) -> bool:
+        reached = self.emitted()[1]
+        return all(ms is not None and ms >= last for ms, last in zip(reached, last_ms, strict=True))
 
     def late(self) -> list[str]:
         """Records that came too late, as the workers told of them."""
