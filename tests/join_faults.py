@@ -68,6 +68,8 @@ class JoinRun:
         create_topics(settings, NOBODY)
         self.offsets = KafkaOffsets(settings, NOBODY, f"{settings.kafka.model}.join")
         self._feeding: threading.Thread | None = None
+        self.tend: Callable[[], object] = lambda: None
+        """Called while something is waited for: starts workers again that ended by themselves, as whoever runs them would."""
         self.void = 0
         """Examples that workers appended which were asleep when others took their place."""
 
@@ -133,6 +135,7 @@ class JoinRun:
                 )
                 told += f"\ncommitted {self.offsets.committed(self.streams())}\nthere are {self.offsets.bounds(self.streams())}"
                 raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}\n{told}")
+            self.tend()
             time.sleep(0.2)
 
     def streams(self) -> list[str]:
@@ -256,6 +259,7 @@ def assert_as_replayed(run: JoinRun, log: Path) -> Counter[str]:
         found = {row_of(example) for example in examples if example.due_ms < reached_ms}
         if found >= wanted or time.monotonic() > deadline:
             break
+        run.tend()
         time.sleep(1.0)
     if wanted != found:  # some are lost, made up, or labelled otherwise
         raise AssertionError(f"lost: {told(wanted - found)}\nbeyond: {told(found - wanted)}\nlate: {told(run.late())}")
