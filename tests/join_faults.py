@@ -39,14 +39,14 @@ STILL_S = 9.0
 """More than `session_timeout_ms`: what a dead worker held goes to others after that, and they may have something to send."""
 
 
-def join_settings(kafka: Server, log: Path, *, partitions: int, **broker: Any) -> Settings:
+def join_settings(kafka: Server, log: Path, *, partitions: int, idle_timeout_ms: int = 500, **broker: Any) -> Settings:
     """Of a small log, with topics of their own, streams that are soon idle, and dead workers that are soon missed."""
     told = {"session_timeout_ms": 6_000, "snapshot_interval_ms": 500} | broker
     own = settings_on(kafka, partitions=partitions, **told)
     settings = small_settings(
         log,
         labels={"method": "survival"},
-        event_time={"idle_timeout_ms": 500, "stall_hold_ms": 1},
+        event_time={"idle_timeout_ms": idle_timeout_ms, "stall_hold_ms": 1},
     )
     return msgspec.structs.replace(settings, kafka=own.kafka)
 

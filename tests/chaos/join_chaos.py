@@ -24,6 +24,9 @@ from services import Server, kafka_server, redis_server
 from worlds import small_log
 
 FEED_S = 25.0
+IDLE_MS = 5_000
+"""Longer than a producer takes to send again what a broker that crashed had not acknowledged: else its stream is taken for idle, and conversions are late."""
+
 FAULTS = ("kill", "kill", "stop", "long stop", "crash in a snapshot", "crash in a snapshot", "add", "remove", "broker")
 
 
@@ -34,7 +37,8 @@ class Round:
         self._kafka, self._redis, self._log, self._rng = kafka, redis, log, random.Random(seed)
         self._faults = FAULTS if redis is None else (*FAULTS, "redis")
         store = None if redis is None else f"redis://{redis.bootstrap}/0"
-        self.run = JoinRun(folder, join_settings(kafka, log, partitions=6), log, store=store)
+        settings = join_settings(kafka, log, partitions=6, idle_timeout_ms=IDLE_MS)
+        self.run = JoinRun(folder, settings, log, store=store)
         self.run.tend = self._tend
         self._asleep: dict[int, float] = {}
         self._doomed: set[int] = set()
