@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, TypeVar
 
 import faust
@@ -53,6 +54,8 @@ _SNAPSHOT_SHARE = 0.1
 
 _AGAIN_S = 5.0
 """After which a partition that another has claimed is held again: a worker that was asleep is told by its group, before that, that it is no longer its own."""
+
+_BLIND_S = 1.0  # between two looks at the ends of streams, where more is unusual: idleness is then looked for anew
 
 _END_WITHIN_S = 20.0
 """How long a worker that has failed may take to leave its group before it is ended; likewise one that is to end while the brokers are away."""
@@ -228,8 +231,10 @@ class FaustJoin:
         if records:
             self._worker.take(records, now_ms)
         if is_look:
-            monotonic_ms = time.monotonic_ns() // 1_000_000
-            self._worker.look(paused=self._paused, now_ms=now_ms, monotonic_ms=monotonic_ms)
+            # Who has waited for brokers that long has not seen whether streams are idle; their producers have waited as well.
+            is_blind = time.monotonic() - self._looked_s > max(_BLIND_S, self._look_every_s * 1.5)
+            paused = self._worker.stream_names() if is_blind else self._paused
+            self._worker.look(paused=paused, now_ms=now_ms, monotonic_ms=round(time.monotonic() * 1_000))
             self._looked_s = time.monotonic()
         self._metrics = self._worker.metrics()
 
@@ -298,11 +303,8 @@ class FaustJoin:
             return None
         names = [f"{topic}[{p}]" for topic in self._topics for p in range(self._partitions)]
         try:
-            offsets = KafkaOffsets(self._settings, self._secret, self._name)
-            try:
+            with closing(KafkaOffsets(self._settings, self._secret, self._name)) as offsets:
                 committed, ends = offsets.committed(names), offsets.ends(names)
-            finally:
-                offsets.close()
         except BrokerError:
             self._group.brokers_were_away(now_s=time.monotonic())
             return None
