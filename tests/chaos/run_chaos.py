@@ -57,6 +57,7 @@ def send_events(log: Path, settings: Settings, seconds: float) -> None:
 def send_blocks(log: Path, settings: Settings, seconds: float) -> None:
     """What joiners make of it, some of it twice, evenly over so many seconds."""
     sink, rng = KafkaSink(settings.kafka, Credentials(), delivery_timeout_ms=300_000), random.Random(0)
+    sink.partitions("examples")  # asked for while the broker is there
     sent = blocks_of(log, settings, 3)
     longest = max(map(len, sent))
     for number in range(longest):
@@ -159,8 +160,8 @@ def main() -> None:
         "written_as_learned": taught,
     }
     print(json.dumps(verdict))
-    is_right = not verdict["lost"] and not verdict["beyond"] and not verdict["doubled"] and metrics.taught == taught
-    sys.exit(0 if is_right else 1)
+    is_right = not verdict["lost"] and not verdict["beyond"] and not verdict["doubled"]
+    sys.exit(0 if is_right and metrics.taught == taught > 1_000 else 1)
 
 
 if __name__ == "__main__":
