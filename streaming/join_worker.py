@@ -187,9 +187,11 @@ class JoinWorker:
     def _catch_up(self, now_ms: int) -> None:
         """Reads what a client gave while the partition was lost, and will not give again."""
         for p, held in sorted(self._held.items()):
-            lacking, held.lacking = held.lacking, {}
-            for name, end in lacking.items():
+            for name, end in list(held.lacking.items()):
                 self._read_on(p, name, end, now_ms)
+                if p not in self._held:  # lost once more; what it lacks is kept with what is lost
+                    break
+                del held.lacking[name]
 
     def _read_on(self, p: int, name: str, end: int, now_ms: int) -> None:
         """Reads a stream up to where the client goes on: it passes records over where partitions change hands while it fetches, and nothing of them is committed.
